@@ -3,7 +3,7 @@
     JadeError
      ├── ConfigError   (ValueError)    an option, file or argument that cannot be used as given
      ├── FormatError   (ValueError)    a model response outside its role's grammar; caught in
-     `graphs.act` only
+     `graphs.acting` only
      ├── PromptError   (ValueError)    a prompt that cannot be made to fit the context, or a model
      without a template
      ├── SetupError    (RuntimeError)  something that must be installed, downloaded or converted is

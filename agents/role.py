@@ -2,7 +2,7 @@
 
 A parser returns a value or raises `FormatError`; it never repairs. Repair is the role's `fallback`,
 a separate function
-called by `graphs.act` alone; what a violation costs is decided in `training.reward`. All text that
+called by `graphs.acting` alone; what a violation costs is decided in `training.reward`. All text that
 does not come from
 this package (questions, passages, earlier answers) passes through `quote` on its way into a prompt,
 so that it can

@@ -1,1 +1,1 @@
-"""Package."""
+"""The command line: one file per command, each importing what it needs when it runs."""

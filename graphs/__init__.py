@@ -14,23 +14,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphs.act import aact, act
+    from graphs.acting import aact, act
     from graphs.app import load_graph
-    from graphs.collect import collect
+    from graphs.collection import collect
     from graphs.options import Options
+    from graphs.recorded import trainable
     from graphs.state import Question, Result
-    from graphs.trainable import trainable
     from graphs.trajectory import Trajectory
 
 _HOMES = {
-    "act": "graphs.act",
-    "aact": "graphs.act",
+    "act": "graphs.acting",
+    "aact": "graphs.acting",
     "load_graph": "graphs.app",
-    "collect": "graphs.collect",
+    "collect": "graphs.collection",
     "Options": "graphs.options",
     "Question": "graphs.state",
     "Result": "graphs.state",
-    "trainable": "graphs.trainable",
+    "trainable": "graphs.recorded",
     "Trajectory": "graphs.trajectory",
 }
 __all__ = [

@@ -22,20 +22,14 @@ class Options(BaseModel):
     max_turns: int | None = Field(
         None, ge=1, le=64, description="Most turns (planned rounds) of a run; empty = no limit."
     )
-    max_retrievals: int | None = Field(
-        None, ge=0, le=64, description="Most retrievals of a run; 0 = closed book."
-    )
+    max_retrievals: int | None = Field(None, ge=0, le=64, description="Most retrievals of a run; 0 = closed book.")
     max_depth: int | None = Field(
         None,
         ge=0,
         le=2,
-        description=(
-            "Deepest decomposition; 0 = chains only, 1 = the paper's released behaviour; empty = as built."
-        ),
+        description=("Deepest decomposition; 0 = chains only, 1 = the paper's released behaviour; empty = as built."),
     )
-    max_new_tokens: int | None = Field(
-        None, ge=1, le=2048, description="Cap on every role's own token budget."
-    )
+    max_new_tokens: int | None = Field(None, ge=1, le=2048, description="Cap on every role's own token budget.")
     temperature: float | None = Field(
         None, ge=0.0, le=5.0, description="0 = greedy. Empty = 0, or 1 when record is 'train'."
     )
@@ -44,19 +38,13 @@ class Options(BaseModel):
         None,
         description=("Force a plan, such as 'R,AG' or 'QDS/R,DS,AG'; no planner call is made."),
     )
-    record: Record = Field(
-        "on", description=("'off', 'on', or 'train' (samples at temperature 1, for training).")
-    )
+    record: Record = Field("on", description=("'off', 'on', or 'train' (samples at temperature 1, for training)."))
     decoding: Decoding = Field(
         "free",
         description=("'free' or 'constrained' (only what the role's grammar allows is sampled)."),
     )
-    select: Select = Field(
-        "role", description=("What a role sees of the run: its own view, or everything (ablation).")
-    )
-    question_id: str | None = Field(
-        None, description="Your id of the question; gold answers are joined by it."
-    )
+    select: Select = Field("role", description=("What a role sees of the run: its own view, or everything (ablation)."))
+    question_id: str | None = Field(None, description="Your id of the question; gold answers are joined by it.")
 
     @property
     def tau(self) -> float:
@@ -79,9 +67,7 @@ def read_options(values: Mapping[str, Any], defaults: Options | None = None) -> 
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
     if options.record == "train" and options.tau == 0.0:
-        raise ConfigError(
-            "record='train' with temperature 0: greedy runs cannot be trained on; drop one of the two"
-        )
+        raise ConfigError("record='train' with temperature 0: greedy runs cannot be trained on; drop one of the two")
     return options
 
 

@@ -28,9 +28,7 @@ class Retrieval:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Retrieval:
         """Rebuild a retrieval from its JSON object."""
-        return Retrieval(
-            data["path"], data["query"], tuple(data["ids"]), tuple(data["scores"]), data["seconds"]
-        )
+        return Retrieval(data["path"], data["query"], tuple(data["ids"]), tuple(data["scores"]), data["seconds"])
 
 
 @dataclass(frozen=True)

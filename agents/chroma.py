@@ -1,0 +1,245 @@
+"""The door to Chroma: open a client, read a collection, know what JADE wrote about it. The only importer of chromadb.
+
+A collection that JADE built carries a Card in its metadata; one without a Card is foreign and is only ever read.
+Chroma's stores are not safe for several writing processes, so building takes `build_lock`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agents.corpora import DATASETS
+from agents.embedder import Matrix, unit_rows
+from agents.errors import ConfigError, RetrieverError
+from agents.home import jade_home
+
+if TYPE_CHECKING:
+    from chromadb.api import ClientAPI
+    from chromadb.api.models.Collection import Collection
+
+MAX_ROWS = 5461
+"""Most rows that Chroma takes in one insert (SQLite's variables divided by six columns)."""
+STARTER = "starter"
+"""The corpus of the first question: bundled passages with their vectors."""
+BUNDLED = (STARTER, *DATASETS)
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What JADE writes into the metadata of a collection that it built."""
+
+    embedder: str
+    embedder_digest: str
+    content: str
+    """Digest of all (id, text hash) pairs; "" while building."""
+    state: str
+    """"building" from the first change to the last, else "complete"."""
+    wanted: int
+    """Passages that the collection has when complete."""
+    distance: str = "cosine"
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return the collection metadata."""
+        return {"jade": _SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A collection read into memory, sorted by id."""
+
+    ids: list[str]
+    titles: list[str]
+    texts: list[str]
+    sources: list[str]
+    vectors: Matrix
+    """float32 [passages, dimension], rows of length 1."""
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    """One line about a collection, for listings and `jade doctor`."""
+
+    name: str
+    """As a user names it: "hotpotqa" for the bundled "data-hotpotqa"."""
+    passages: int
+    embedder: str
+    """Name of the embedder; "" for a foreign collection."""
+    state: str
+    """"complete", "building" (or interrupted), or "foreign"."""
+
+
+def index_folder(folder: str | Path | None = None) -> Path:
+    """Return the folder of the Chroma store: `folder`, else index/ in JADE's home."""
+    return Path(folder).expanduser() if folder is not None else jade_home() / "index"
+
+
+def collection_name(name: str) -> str:
+    """Return Chroma's name for what a user calls a collection; bundled corpora are prefixed ("nq" is too short).
+
+    Raises:
+        ConfigError: Not a name that Chroma takes.
+    """
+    if name in BUNDLED:
+        return f"data-{name}"
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]", name):
+        raise ConfigError(
+            f'"{name}" cannot be the name of a collection; wanted 3 to 512 letters, digits, ".", "_" or "-", '
+            f"the first and last a letter or digit; or a bundled corpus: {', '.join(BUNDLED)}"
+        )
+    return name
+
+
+def user_name(name: str) -> str:
+    """Undo `collection_name`."""
+    return name.removeprefix("data-") if name.removeprefix("data-") in BUNDLED else name
+
+
+def index_command(name: str) -> str:
+    """Return the command that builds the collection called `name`."""
+    name = user_name(name)
+    return f"jade index --dataset {name}" if name in BUNDLED else f"jade index FOLDER --collection {name}"
+
+
+@contextmanager
+def chroma_errors(doing: str) -> Iterator[None]:
+    """Turn what Chroma raises while `doing` into a RetrieverError."""
+    from chromadb.errors import ChromaError
+
+    try:
+        yield
+    except (ChromaError, OSError) as error:
+        raise RetrieverError(
+            f"{doing}: {error or type(error).__name__}; is the disk full or the store damaged?"
+        ) from error
+
+
+def open_client(folder: Path, *, create: bool = False) -> ClientAPI:
+    """Open the store in `folder`; telemetry off.
+
+    Args:
+        folder: The store's folder.
+        create: Make it if it does not exist.
+
+    Raises:
+        RetrieverError: No store there, or one that Chroma cannot read.
+    """
+    if not create and not (folder / "chroma.sqlite3").is_file():
+        raise RetrieverError(f"there is no index in {folder}; build one with: jade index")
+    import chromadb
+    from chromadb.config import Settings
+
+    try:
+        return chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
+    except Exception as error:  # a damaged SQLite file surfaces as almost any type
+        raise RetrieverError(
+            f"the index in {folder} cannot be opened ({error}); remove the folder and build it again: jade index"
+        ) from error
+
+
+def find_collection(client: ClientAPI, name: str) -> Collection | None:
+    """Return the collection with Chroma's name `name`, or None."""
+    from chromadb.errors import NotFoundError
+
+    try:
+        return client.get_collection(name, embedding_function=None)
+    except NotFoundError:
+        return None
+
+
+def read_card(collection: Collection) -> Card | None:
+    """Return what JADE wrote about a collection, or None for a foreign one.
+
+    Raises:
+        RetrieverError: Written by another version of JADE.
+    """
+    metadata = dict(collection.metadata or {})
+    schema = metadata.pop("jade", None)
+    if schema is None:
+        return None
+    if schema != _SCHEMA:
+        raise RetrieverError(
+            f'collection "{user_name(collection.name)}" has schema {schema}, this version reads {_SCHEMA}; '
+            f"build it again: {index_command(collection.name)} --rebuild"
+        )
+    return Card(**{key: metadata[key] for key in Card.__dataclass_fields__})
+
+
+def read_rows(collection: Collection) -> Rows:
+    """Copy a collection into memory; later changes by other processes are not seen.
+
+    Raises:
+        RetrieverError: It cannot be read, is empty, or has passages without text.
+    """
+    name = user_name(collection.name)
+    with chroma_errors(f'reading collection "{name}"'):
+        got = collection.get(include=["embeddings", "documents", "metadatas"])
+    ids, documents, metadatas = got["ids"], got["documents"] or [], got["metadatas"] or []
+    if not ids:
+        raise RetrieverError(f'collection "{name}" is empty; fill it: {index_command(name)}')
+    if not documents or any(text is None for text in documents):
+        raise RetrieverError(
+            f'collection "{name}" has entries without a document text, so there is nothing to read answers from; '
+            "store the texts as Chroma documents, or build a collection of them with: jade index"
+        )
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    about = [dict(metadatas[row] or {}) if metadatas else {} for row in order]
+    return Rows(
+        ids=[ids[row] for row in order],
+        titles=[str(data.get("title") or "") for data in about],
+        texts=[str(documents[row]) for row in order],
+        sources=[str(data.get("source") or "") for data in about],
+        vectors=unit_rows(np.asarray(got["embeddings"])[order]),
+    )
+
+
+def list_collections(folder: str | Path | None = None) -> list[CollectionInfo]:
+    """Return every collection of the store, by name; none if there is no store yet.
+
+    Raises:
+        RetrieverError: The store cannot be read.
+    """
+    place = index_folder(folder)
+    if not (place / "chroma.sqlite3").is_file():
+        return []
+    infos = []
+    with chroma_errors(f"listing the collections in {place}"):
+        for collection in open_client(place).list_collections():
+            card = read_card(collection)
+            infos.append(
+                CollectionInfo(
+                    user_name(collection.name),
+                    collection.count(),
+                    card.embedder if card else "",
+                    card.state if card else "foreign",
+                )
+            )
+    return sorted(infos, key=lambda info: info.name)
+
+
+@contextmanager
+def build_lock(folder: Path) -> Iterator[None]:
+    """Hold the store's lock file while writing; the system frees it if the process dies.
+
+    Raises:
+        RetrieverError: Another process is building.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "build.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RetrieverError(f"another process is building in {folder}; wait until it is done") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,302 @@
+"""Read what a user wants indexed: a folder of texts, or a table of passages; every fault is named by file and line.
+
+.txt .md .html .pdf are documents and are split into passages; .jsonl(.gz) and .csv hold passages with `text` and,
+if they like, `id` and `title`, taken as they are (rows longer than 2,000 characters are split too). Passage ids
+are stable: a row keeps its own id, a document's passages are `<path in the folder>#<number>`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from agents.errors import ConfigError
+
+TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
+TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
+
+CHUNK = 1000
+"""Default size of a document's passages, in characters (about 200 tokens; MiniLM reads 256)."""
+OVERLAP = 100
+"""Characters that neighbouring passages of a document share."""
+LONG_ROW = 2000
+"""Rows of a table up to this many characters stay whole."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One passage to index."""
+
+    id: str
+    title: str
+    text: str
+    source: str
+    """The file it came from, relative to the folder that was indexed; for bundled corpora the dataset."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Return a hash of what is embedded and shown: title and text."""
+        return text_digest(self.title, self.text)
+
+    @property
+    def embedded_text(self) -> str:
+        """Return what the embedder and BM25 see: title and text, the title not twice."""
+        return embedded_text(self.title, self.text)
+
+
+def text_digest(title: str, text: str) -> str:
+    """Return the hash of one passage's title and text."""
+    return blake2b(f"{title}\n{text}".encode(), digest_size=12).hexdigest()
+
+
+def content_digest(hashes: Iterable[tuple[str, str]]) -> str:
+    """Return the digest of a collection's (passage id, text digest) pairs, whatever their order."""
+    total = blake2b(digest_size=16)
+    for identifier, text in sorted(hashes):
+        total.update(f"{identifier}\t{text}\n".encode())
+    return total.hexdigest()
+
+
+def embedded_text(title: str, text: str) -> str:
+    """Join title and text unless the text opens with the title."""
+    return text if not title or text.startswith(title) else f"{title}\n{text}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came out of a source."""
+
+    documents: list[Document]
+    """Passages, ids distinct, in order of path and place."""
+    skipped: tuple[str, ...]
+    """One line per file that was left out, with the reason."""
+
+
+def read_documents(
+    source: str | Path, *, chunk: int = CHUNK, overlap: int = OVERLAP, skip_bad: bool = False
+) -> Reading:
+    """Read a folder (recursively, hidden files left out) or a single file into passages.
+
+    Args:
+        source: Folder or file.
+        chunk: Longest passage of a document, in characters.
+        overlap: Characters shared by neighbouring passages of a document.
+        skip_bad: Leave out files with faults, and say so in the result, instead of raising.
+
+    Raises:
+        ConfigError: Nothing there, an unknown file type, or a fault in a file (named with its line).
+    """
+    if not 0 <= overlap < chunk:
+        raise ConfigError(f"overlap is {overlap} and chunk {chunk} characters; wanted 0 <= overlap < chunk")
+    root, files, skipped = _files(Path(source).expanduser())
+    documents: list[Document] = []
+    owners: dict[str, str] = {}
+    for path in files:
+        try:
+            found = _read_file(path, _clean(path.relative_to(root).as_posix()), chunk, overlap)
+            _claim(found, owners)
+        except ConfigError as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+            continue
+        documents.extend(found)
+    if not documents:
+        raise ConfigError(
+            f"{source} holds nothing to index; allowed are {', '.join(TEXT_SUFFIXES + TABLE_SUFFIXES)}"
+            + "".join(f"\n  left out: {line}" for line in skipped[:5])
+        )
+    return Reading(documents, tuple(skipped))
+
+
+def _files(source: Path) -> tuple[Path, list[Path], list[str]]:
+    """Return (folder that ids are relative to, readable files, a line for each file of unknown type)."""
+    if source.is_file():
+        if not _suffix(source):
+            raise ConfigError(
+                f"{source} has an unknown file type; allowed are {', '.join(TEXT_SUFFIXES + TABLE_SUFFIXES)}"
+            )
+        return source.parent, [source], []
+    if not source.is_dir():
+        raise ConfigError(f"{source} does not exist; give a folder of documents, a .jsonl(.gz) or a .csv file")
+    every = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    shown = [path for path in every if not any(part[0] == "." for part in path.relative_to(source).parts)]
+    return (
+        source,
+        [path for path in shown if _suffix(path)],
+        [f"{path}: unknown file type" for path in shown if not _suffix(path)],
+    )
+
+
+def _clean(text: str) -> str:
+    """Replace lone surrogates (undecodable file names, odd PDFs), which no UTF-8 store can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return next((suffix for suffix in TABLE_SUFFIXES + TEXT_SUFFIXES if name.endswith(suffix)), "")
+
+
+def _claim(documents: Iterable[Document], owners: dict[str, str]) -> None:
+    """Enter the ids of one file, unless another file has one of them."""
+    documents = list(documents)
+    for document in documents:
+        if document.id in owners:
+            raise ConfigError(
+                f'{document.source}: passage id "{document.id}" is also in {owners[document.id]}; '
+                "ids must be distinct in a collection"
+            )
+    owners.update({document.id: document.source for document in documents})
+
+
+def _read_file(path: Path, name: str, chunk: int, overlap: int) -> list[Document]:
+    suffix = _suffix(path)
+    if suffix in TABLE_SUFFIXES:
+        rows = _csv_rows(path) if suffix == ".csv" else _json_rows(path)
+        return list(_table(rows, path, name, chunk, overlap))
+    if suffix == ".pdf":
+        title, text = _pdf(path)
+    else:
+        content = _decode(_bytes(path), path)
+        title, text = _html(content) if suffix in (".html", ".htm") else (_heading(content, suffix), content)
+    if not text.strip():
+        why = "no text in it (a scan?); run it through OCR first" if suffix == ".pdf" else "empty"
+        raise ConfigError(f"{path}: {why}")
+    title = title.strip() or path.stem
+    return [Document(f"{name}#{number}", title, part, name) for number, part in enumerate(_split(text, chunk, overlap))]
+
+
+def _split(text: str, chunk: int, overlap: int) -> list[str]:
+    """Split at paragraphs, else lines, else words, so that no part is longer than `chunk` characters."""
+    from langchain_text_splitters import RecursiveCharacterTextSplitter
+
+    return RecursiveCharacterTextSplitter(chunk_size=chunk, chunk_overlap=overlap).split_text(text)
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8 "
+            f"(iconv -f latin1 -t utf-8)"
+        ) from error
+
+
+def _heading(content: str, suffix: str) -> str:
+    """Return the first heading of a Markdown file, else ""."""
+    if suffix not in (".md", ".markdown"):
+        return ""
+    return next((line.lstrip("# ") for line in content.splitlines() if line.startswith("#")), "")
+
+
+def _html(content: str) -> tuple[str, str]:
+    """Return (title, visible text) of a page."""
+    from bs4 import BeautifulSoup
+
+    page = BeautifulSoup(content, "html.parser")
+    title = page.title.get_text(" ", strip=True) if page.title else ""
+    for tag in page(["script", "style", "template", "noscript", "title"]):
+        tag.decompose()
+    return title, page.get_text("\n", strip=True)
+
+
+def _pdf(path: Path) -> tuple[str, str]:
+    """Return (title of the metadata, text of all pages)."""
+    import logging
+
+    from pypdf import PdfReader
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it repeats on stderr what the error below says
+    try:
+        reader = PdfReader(path)
+        text = "\n\n".join(page.extract_text() for page in reader.pages)
+        return _clean(str((reader.metadata and reader.metadata.title) or "")), _clean(text)
+    except Exception as error:  # pypdf raises its own errors and, on broken files, almost any other
+        raise ConfigError(f"{path}: not a readable PDF ({error}); is it encrypted or cut short?") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        content = gzip.decompress(_bytes(path)) if path.suffix.lower() == ".gz" else _bytes(path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path}: not a readable gzip file ({error})") from error
+    for line, text in enumerate(_decode(content, path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}, line {line}: not JSON ({error}); wanted one object a line") from error
+        if not isinstance(row, dict):
+            raise ConfigError(
+                f"{path}, line {line}: a JSON {type(row).__name__}; wanted an object with id, title, text"
+            )
+        yield line, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(_decode(_bytes(path), path), newline=""), strict=True)
+    try:
+        if reader.fieldnames is not None and "text" not in reader.fieldnames:
+            raise ConfigError(
+                f'{path}, line 1: columns {", ".join(map(str, reader.fieldnames))}; wanted a header with "text", '
+                'and "id" and "title" if there are any'
+            )
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error
+
+
+def _table(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], path: Path, name: str, chunk: int, overlap: int
+) -> Iterator[Document]:
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        text = _field(row, "text", path, line)
+        identifier = _field(row, "id", path, line) if row.get("id") not in (None, "") else f"{name}:{line}"
+        title = _field(row, "title", path, line) if row.get("title") not in (None, "") else ""
+        if identifier in lines:
+            raise ConfigError(
+                f'{path}, line {line}: id "{identifier}" was used in line {lines[identifier]}; ids must be distinct'
+            )
+        lines[identifier] = line
+        if len(text) <= LONG_ROW:
+            yield Document(identifier, title, text, name)
+            continue
+        for number, part in enumerate(_split(text, chunk, overlap)):
+            yield Document(f"{identifier}#{number}", title, part, name)
+    if not lines:
+        raise ConfigError(f"{path}: empty; wanted at least one passage")
+
+
+def _field(row: Mapping[str, Any], field: str, path: Path, line: int) -> str:
+    """Return a non-blank string field; whole numbers are accepted as ids."""
+    value = row.get(field)
+    if field == "id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        was = "missing" if value is None else "blank" if isinstance(value, str) else f"{value!r:.60}"
+        raise ConfigError(f'{path}, line {line}: field "{field}" is {was}; wanted text')
+    if _clean(value) != value:
+        raise ConfigError(f'{path}, line {line}: field "{field}" has half a surrogate pair (\\ud800 to \\udfff)')
+    return value.strip() if field != "text" else value

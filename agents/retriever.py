@@ -1,0 +1,318 @@
+"""The frozen retriever R: a Chroma collection behind LangChain's BaseRetriever and JADE's Retriever protocol.
+
+    retriever = open_retriever()                          the starter corpus, built in seconds at first use
+    retriever = open_retriever("hotpotqa", mode="hybrid") a collection that `jade index` built
+    retriever.search(["who wrote Emma?", "..."], k=5)     batched: lists of Passage, best first
+    retriever.invoke("who wrote Emma?")                   LangChain Documents
+
+Exact search is the default: the vectors are read once into a float32 matrix. HNSW results can differ between starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field, PrivateAttr
+
+from agents.chroma import (
+    STARTER,
+    Card,
+    Rows,
+    chroma_errors,
+    collection_name,
+    find_collection,
+    index_command,
+    index_folder,
+    open_client,
+    read_card,
+    read_rows,
+    user_name,
+)
+from agents.documents import content_digest, embedded_text, text_digest
+from agents.embedder import Embedder, open_embedder
+from agents.errors import ConfigError, RetrieverError
+from agents.index import Progress, build_index, wrong_embedder
+from agents.passage import Passage
+from agents.ranking import Lexical, Ranking, exact, fuse
+from agents.starter import starter_content
+
+if TYPE_CHECKING:
+    from chromadb.api.models.Collection import Collection
+
+Mode = Literal["exact", "hnsw", "bm25", "hybrid"]
+MODES: tuple[Mode, ...] = ("exact", "hnsw", "bm25", "hybrid")
+FUSED = 50
+"""Passages of each ranking that the hybrid merges."""
+BATCH = 256
+"""Most queries scored at a time: bounds the score matrix at 100 MB for 100,000 passages."""
+
+
+class ChromaRetriever(BaseRetriever):
+    """Search one collection; opened at first use, safe to share between threads.
+
+    Raises (from every method that searches):
+        RetrieverError: The collection is missing, empty, unfinished, or was built with another embedder.
+        ConfigError: A blank query, or k below 1.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    collection: str
+    """As a user names it; "hotpotqa" means the bundled corpus."""
+    embedder: Any = Field(default=None, exclude=True, repr=False)
+    """An Embedder; None = the embedded MiniLM, loaded at the first query that needs it."""
+    k: int = Field(default=5, ge=1)
+    """Passages a query."""
+    mode: Mode = "exact"
+    folder: Path | None = None
+    """Folder of the Chroma store; None = index/ in JADE's home."""
+    cache_size: int = Field(default=4096, ge=0)
+    """Queries whose results are kept."""
+
+    _lock: Any = PrivateAttr(default_factory=RLock)
+    _cache: OrderedDict[tuple[str, int], list[Passage]] = PrivateAttr(default_factory=OrderedDict)
+
+    def search(self, queries: Sequence[str], k: int | None = None) -> list[list[Passage]]:
+        """Return the k closest passages of each query, best first; k defaults to the retriever's own.
+
+        Scores are cosines (exact, hnsw), BM25 scores, or reciprocal-rank sums (hybrid). BM25 returns fewer than
+        k passages where fewer share a word with the query.
+
+        Raises:
+            RetrieverError: The collection cannot answer.
+            ConfigError: A blank query, or k below 1.
+        """
+        count = self.k if k is None else k
+        if count < 1:
+            raise ConfigError(f"k is {count}; wanted at least 1 passage a query")
+        blank = next((place for place, query in enumerate(queries) if not query.strip()), None)
+        if blank is not None:
+            raise ConfigError(f"query {blank} of {len(queries)} is blank; wanted words to search for")
+        with self._lock:
+            found = {query: self._cache[query, count] for query in queries if (query, count) in self._cache}
+            fresh = [query for query in dict.fromkeys(queries) if query not in found]
+            for start in range(0, len(fresh), BATCH):
+                batch = fresh[start : start + BATCH]
+                found.update(zip(batch, self._rank(batch, count), strict=True))
+            self._remember(found, count)
+        return [[passage.copy() for passage in found[query]] for query in queries]
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Return {"environment": hash, ...} with the parts that make the hash (DESIGN §6)."""
+        return self.identity_for(self.k)
+
+    def identity_for(self, k: int) -> Mapping[str, str]:
+        """Return the identity of searching for k passages; the parts stand beside the hash, readable.
+
+        Raises:
+            RetrieverError: The collection cannot answer.
+        """
+        with self._lock:
+            card = self._card
+        dense = self.mode != "bm25"
+        parts = {
+            "collection": user_name(self.collection),
+            "embedder": card.embedder if dense else "-",
+            "embedder_digest": card.embedder_digest if dense else "-",
+            "distance": card.distance if dense else "-",
+            "mode": self.mode,
+            "k": str(k),
+            "content": card.content,
+        }
+        digest = blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return {"environment": digest, **parts}
+
+    @property
+    def passages(self) -> int:
+        """Return how many passages the collection holds.
+
+        Raises:
+            RetrieverError: The collection cannot answer.
+        """
+        return self._card.wanted
+
+    def warm(self) -> None:
+        """Read the vectors and load the embedder now: one search that is not cached."""
+        with self._lock:
+            self._rank(["warm up"], 1)
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        return [
+            Document(
+                id=passage["id"],
+                page_content=passage["text"],
+                metadata={
+                    "id": passage["id"],
+                    "title": passage["title"],
+                    "score": passage["score"],
+                    "source": self._rows.sources[self._places[passage["id"]]],
+                },
+            )
+            for passage in self.search([query])[0]
+        ]
+
+    def _remember(self, found: Mapping[str, list[Passage]], k: int) -> None:
+        for query, passages in found.items():
+            self._cache[query, k] = passages
+            self._cache.move_to_end((query, k))
+        while len(self._cache) > self.cache_size:
+            self._cache.popitem(last=False)
+
+    def _rank(self, queries: list[str], k: int) -> list[list[Passage]]:
+        rows = self._rows
+        return [
+            [
+                Passage(id=rows.ids[row], title=rows.titles[row], text=rows.texts[row], score=score)
+                for row, score in ranking
+            ]
+            for ranking in self._rankings(queries, k)
+        ]
+
+    def _rankings(self, queries: list[str], k: int) -> list[Ranking]:
+        if self.mode == "exact":
+            return exact(self._rows.vectors, self._vectors(queries), k)
+        if self.mode == "bm25":
+            return self._lexical.search(queries, k)
+        if self.mode == "hnsw":
+            return self._approximate(queries, k)
+        depth = max(FUSED, k)
+        dense = exact(self._rows.vectors, self._vectors(queries), depth)
+        return [fuse(pair, k) for pair in zip(dense, self._lexical.search(queries, depth), strict=True)]
+
+    def _approximate(self, queries: list[str], k: int) -> list[Ranking]:
+        """Ask Chroma's HNSW index; scores are cosines of the vectors it names."""
+        vectors = self._vectors(queries)
+        with chroma_errors(f'searching collection "{self.collection}"'):
+            got = self._collection.query(query_embeddings=vectors, n_results=min(k, len(self._rows.ids)), include=[])
+        rankings = []
+        for vector, ids in zip(vectors, got["ids"], strict=True):
+            rows = np.array([self._places[identifier] for identifier in ids], dtype=np.intp)
+            rankings.append(
+                [(int(rows[place]), score) for place, score in exact(self._rows.vectors[rows], vector[None], k)[0]]
+            )
+        return rankings
+
+    def _vectors(self, queries: list[str]) -> Any:
+        """Return the queries' unit vectors [queries, dimension], of the collection's dimension."""
+        vectors = self._embedder.encode_queries(queries)
+        stored = self._rows.vectors.shape[1]
+        if vectors.shape[1] != stored:
+            raise RetrieverError(
+                f'collection "{self.collection}" has vectors of {stored} dimensions, the embedder '
+                f'"{self._embedder.name}" makes {vectors.shape[1]}; give the --embedder that built it'
+            )
+        return vectors
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        known: Embedder | str | None = self.embedder
+        return open_embedder(known) if known is None or isinstance(known, str) else known
+
+    @cached_property
+    def _collection(self) -> Collection:
+        place = index_folder(self.folder)
+        name = collection_name(self.collection)
+        with chroma_errors(f'opening collection "{self.collection}" in {place}'):
+            found = find_collection(open_client(place), name)
+        if found is None:
+            raise RetrieverError(
+                f'there is no collection "{self.collection}" in {place}; build it: {index_command(name)}'
+            )
+        return found
+
+    @cached_property
+    def _card(self) -> Card:
+        """Return what is known of the collection, checked; a foreign one is described by what it holds."""
+        card = read_card(self._collection)
+        if card is None:
+            hashes = zip(self._rows.ids, map(text_digest, self._rows.titles, self._rows.texts), strict=True)
+            dense = self.mode != "bm25"
+            return Card(
+                self._embedder.name if dense else "-",
+                self._embedder.digest if dense else "-",
+                content_digest(hashes),
+                "complete",
+                len(self._rows.ids),
+            )
+        if card.state != "complete":
+            raise RetrieverError(
+                f'collection "{self.collection}" is unfinished: {self._collection.count()} of {card.wanted} '
+                "passages (interrupted, or being built right now); run the same command again to finish it: "
+                f"{index_command(self.collection)}"
+            )
+        if self.mode != "bm25" and card.embedder_digest != self._embedder.digest:
+            raise RetrieverError(wrong_embedder(self.collection, card, self._embedder))
+        return card
+
+    @cached_property
+    def _rows(self) -> Rows:
+        if read_card(self._collection) is not None:
+            _ = self._card  # unfinished, or of another embedder: say so before reading
+        return read_rows(self._collection)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {identifier: row for row, identifier in enumerate(self._rows.ids)}
+
+    @cached_property
+    def _lexical(self) -> Lexical:
+        return Lexical(list(map(embedded_text, self._rows.titles, self._rows.texts)))
+
+
+def open_retriever(
+    collection: str | None = None,
+    *,
+    mode: Mode = "exact",
+    k: int = 5,
+    embedder: Embedder | str | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> ChromaRetriever:
+    """Open a collection and check that it can answer; the starter corpus is built if need be.
+
+    Args:
+        collection: A collection's name or a bundled dataset; None = "starter".
+        mode: One of `MODES`.
+        k: Passages a query.
+        embedder: An Embedder or a name for `open_embedder`; None = the embedded MiniLM.
+        folder: Folder of the Chroma store; None = index/ in JADE's home.
+        progress: Told about downloads and about building the starter corpus.
+
+    Raises:
+        ConfigError: An unknown mode, or k below 1.
+        RetrieverError: The collection is missing, empty, unfinished, or was built with another embedder.
+    """
+    if mode not in MODES:
+        raise ConfigError(f'there is no retrieval mode "{mode}"; there are {", ".join(MODES)}')
+    if k < 1:
+        raise ConfigError(f"k is {k}; wanted at least 1 passage a query")
+    if embedder is None or isinstance(embedder, str):
+        embedder = open_embedder(embedder, progress and (lambda line: progress(line, 0, 0)))
+    name = collection or STARTER
+    place = index_folder(folder)
+    if user_name(name) == STARTER and not _starter_is_current(place):
+        build_index(embedder=embedder, folder=place, progress=progress)
+    retriever = ChromaRetriever(collection=name, embedder=embedder, k=k, mode=mode, folder=place)
+    _ = retriever.identity
+    return retriever
+
+
+def _starter_is_current(folder: Path) -> bool:
+    """Say whether the starter collection is there, finished, and of the passages that this version ships."""
+    if not (folder / "chroma.sqlite3").is_file():
+        return False
+    found = find_collection(open_client(folder), collection_name(STARTER))
+    card = found and read_card(found)
+    return bool(card and card.state == "complete" and card.content == starter_content())

@@ -1,0 +1,81 @@
+"""`jade show RUN`: one recorded run as a tree, with everything that was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agents.errors import ConfigError, RetrieverError
+from cli.terminal import note, show_json
+from cli.terminal import show as display
+
+if TYPE_CHECKING:
+    from graphs.trajectory import Trajectory
+
+
+def show(
+    run: Annotated[str | None, typer.Argument(help="Run id, or enough of its beginning; default: the latest.")] = None,
+    prompts: Annotated[bool, typer.Option("--prompts", help="Print each call's prompt as the model saw it.")] = False,
+    model: Annotated[Path | None, typer.Option(help="Model folder whose tokenizer decodes the prompts.")] = None,
+    index: Annotated[Path | None, typer.Option(help="Folder of the index that titles are looked up in.")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="Ledger folder or file; default: JADE's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+) -> None:
+    """Show one run: question, workflow, each role's text, validity, passages, timings, log-probabilities."""
+    from cli.render import run_view
+    from graphs.feedback import read_feedback
+    from graphs.ledger import find_run, ledger_folder
+
+    path = ledger or ledger_folder()
+    found = find_run(path, run)
+    score = read_feedback(path, on_problem=lambda problem: None).get(found.run)
+    texts = decode_prompts(found, model) if prompts else {}
+    if as_json:
+        show_json({**found.to_json(), "feedback": score, **({"prompts": texts} if prompts else {})})
+        return
+    display(run_view(found, lookup_titles(found, index), score))
+    for identifier, text in texts.items():
+        display(f"\n--- prompt of {identifier} ---\n{text}")
+
+
+def decode_prompts(trajectory: Trajectory, model: Path | None) -> dict[str, str]:
+    """Return the prompt of each call as text, special tokens included.
+
+    Raises:
+        ConfigError: The tokenizer of the run's model is not at hand.
+    """
+    from tokenizers import Tokenizer
+
+    from agents.home import jade_home
+
+    base = str(trajectory.identity.get("base", ""))
+    folder = model or jade_home() / "models" / base
+    file = folder / "tokenizer.json"
+    if (not base and model is None) or not file.is_file():
+        raise ConfigError(f"--prompts needs the tokenizer of {base or 'the model'!r}: no {file}; give --model FOLDER")
+    tokenizer = Tokenizer.from_file(str(file))
+    return {call.id: tokenizer.decode(list(call.prompt_ids), skip_special_tokens=False) for call in trajectory.calls}
+
+
+def lookup_titles(trajectory: Trajectory, index: Path | None) -> dict[str, str]:
+    """Return titles of the run's passages by id; empty where the collection is no longer there."""
+    from agents.chroma import collection_name, find_collection, index_folder, open_client
+
+    ids = sorted({identifier for item in trajectory.retrievals for identifier in item.ids})
+    retriever = trajectory.identity.get("retriever")
+    name = retriever.get("collection") if isinstance(retriever, dict) else None
+    place = index_folder(index)
+    if not ids or not name or not (place / "chroma.sqlite3").is_file():
+        return {}
+    try:
+        found = find_collection(open_client(place), collection_name(str(name)))
+        got = found.get(ids=ids, include=["metadatas"]) if found is not None else None
+    except (RetrieverError, ConfigError, ValueError) as error:
+        note(f"titles are not shown: {error}")
+        return {}
+    if got is None:
+        return {}
+    about = zip(got["ids"], got["metadatas"] or [], strict=False)
+    return {identifier: str((data or {}).get("title") or "") for identifier, data in about}

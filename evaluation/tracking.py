@@ -1,0 +1,325 @@
+"""The one door to MLflow: runs, metrics with a glossary, artifacts, and traces of recorded executions.
+
+Default store: SQLite in the repository's mlflow/ folder, no server; `MLFLOW_TRACKING_URI` names another. A
+store that does not answer stops nothing (`evaluation.delivery`). Traces come from the ledger after credit,
+never from live instrumentation. MLflow is imported on first use, and its global state (active run, tracking
+address) is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.errors import ConfigError, SetupError
+from agents.home import jade_home
+from evaluation.delivery import RefusedError, TrackedRun, flatten
+from evaluation.glossary import METRICS, glossary_markdown
+from evaluation.spool import Operation, Spool
+from evaluation.traces import RunCredit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Span as MlflowSpan
+
+__all__ = ["METRICS", "RunCredit", "TrackedRun", "fetch_adapter", "flatten", "track", "tracking_uri"]
+
+ADAPTER_FOLDER = "adapter"
+"""Artifact folder that holds a run's adapter."""
+_REFUSALS = frozenset(
+    {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST",
+     "INVALID_STATE", "NOT_FOUND", "NOT_IMPLEMENTED"}
+)  # fmt: skip
+"""MLflow error codes that trying again cannot mend."""
+
+
+def tracking_uri() -> str:
+    """Return the address of the store: `MLFLOW_TRACKING_URI`, else SQLite in mlflow/ of a clone, else of JADE_HOME."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    root = Path(__file__).resolve().parent.parent
+    # installed as a package, mlflow/ beside us would be MLflow itself
+    folder = (root if (root / "pyproject.toml").is_file() else jade_home()) / "mlflow"
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+@contextmanager
+def track(
+    experiment: str,
+    run_name: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    resume_run_id: str | None = None,
+) -> Iterator[TrackedRun]:
+    """Track what happens inside the `with` block as one run.
+
+    Args:
+        experiment: Name; made if it does not exist.
+        run_name: Readable name of the run.
+        params: The whole configuration; nested mappings become dotted names.
+        tags: Such as the three hashes; searchable in the UI.
+        resume_run_id: Go on with this run instead of making one.
+
+    Yields:
+        The run; its methods never raise because of the store.
+
+    Raises:
+        ConfigError: The store refuses to open the run: no such run id, a deleted experiment, a bad address.
+    """
+    uri = tracking_uri()
+    spools = jade_home() / "tracking"
+    run = TrackedRun(MlflowStore(uri), Spool.fresh(spools))
+    run.open(experiment, run_name, tags or {}, resume_run_id)
+    if not run.waiting:
+        deliver(uri, spools)
+    if params:
+        run.log_params(params)
+    run.log_text(glossary_markdown(), "glossary.md")
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.close(status)
+
+
+def deliver(uri: str, spools: Path | None = None) -> int:
+    """Deliver what ended processes left behind for this store; return how many operations went out."""
+    sent = 0
+    for spool in Spool.waiting(spools or jade_home() / "tracking"):
+        if spool.header.get("uri") == uri:
+            before = spool.pending
+            TrackedRun(MlflowStore(uri), spool).flush()
+            sent += before - spool.pending
+    return sent
+
+
+def fetch_adapter(run_id: str) -> Path:
+    """Return the local folder of the adapter that a run logged, downloading it once.
+
+    Raises:
+        ConfigError: No such run, or it has no adapter.
+        SetupError: The store does not answer.
+    """
+    target = jade_home() / "adapters" / run_id
+    done = target / ADAPTER_FOLDER
+    if (done / "adapter_config.json").is_file():
+        return done
+    uri = tracking_uri()
+    store = MlflowStore(uri)
+    try:
+        found = store.list_files(run_id, ADAPTER_FOLDER)
+        if f"{ADAPTER_FOLDER}/adapter_config.json" not in found:
+            raise ConfigError(
+                f"run {run_id} in {uri} has no adapter (artifact folder {ADAPTER_FOLDER!r}); it holds: "
+                f"{', '.join(store.list_files(run_id, '')) or 'nothing'}"
+            )
+        target.mkdir(parents=True, exist_ok=True)
+        store.client.download_artifacts(run_id, ADAPTER_FOLDER, str(target))
+    except RefusedError as error:
+        raise ConfigError(f"run id {run_id!r} in {uri}: {error}; `mlflow ui` lists the runs") from None
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:
+        raise SetupError(f"tracking store {uri} does not answer ({error}); check MLFLOW_TRACKING_URI") from None
+    return done
+
+
+class MlflowStore:
+    """MLflow behind the operations of `evaluation.delivery`; each may be done twice without harm."""
+
+    def __init__(self, uri: str) -> None:
+        """Name the store; nothing is imported or opened yet."""
+        self.uri = uri
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """Return the client; the first use imports MLflow and opens the store."""
+        # a training step waits for a lost server at most a few seconds, not MLflow's four minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+        folder = _sqlite_folder(self.uri)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(self.uri)
+
+    def open(self, operation: Operation) -> str:
+        """Create or resume a run and return its id; see `evaluation.delivery.Store`."""
+        with _refusing():
+            client, run_id = self.client, operation["run_id"]
+            if run_id is not None:
+                client.get_run(run_id)
+                client.update_run(run_id, status="RUNNING")
+                self._set_tags(run_id, operation["tags"])
+                return str(run_id)
+            run = client.create_run(
+                self._experiment(operation["experiment"]),
+                start_time=operation["time"],
+                tags=dict(operation["tags"]),
+                run_name=operation["name"],
+            )
+            return str(run.info.run_id)
+
+    def apply(self, run_id: str, operation: Operation, files: Path | None) -> None:
+        """Carry out one operation of an open run; see `evaluation.delivery.Store`."""
+        with _refusing():
+            match operation["op"]:
+                case "metrics":
+                    self._log_metrics(run_id, operation)
+                case "params":
+                    self._log_params(run_id, operation["values"])
+                case "tags":
+                    self._set_tags(run_id, operation["values"])
+                case "files":
+                    self.client.log_artifacts(run_id, str(files), operation["path"] or None)
+                case "table":
+                    self.client.log_table(run_id, dict(operation["columns"]), operation["name"])
+                case "traces":
+                    self._log_traces(run_id, operation["traces"])
+                case "end":
+                    self.client.set_terminated(run_id, operation["status"], operation["time"])
+                case other:
+                    raise RefusedError(f"unknown operation {other!r}")
+
+    def list_files(self, run_id: str, folder: str) -> list[str]:
+        """Return the artifact paths in a folder of a run."""
+        with _refusing():
+            self.client.get_run(run_id)
+            return [item.path for item in self.client.list_artifacts(run_id, folder or None)]
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            folder = _sqlite_folder(self.uri)
+            location = (folder / "artifacts" / name).as_uri() if folder is not None else None
+            return str(self.client.create_experiment(name, artifact_location=location))
+        if found.lifecycle_stage != "active":
+            raise RefusedError(f"experiment {name!r} is deleted; restore it or choose another name")
+        return str(found.experiment_id)
+
+    def _log_metrics(self, run_id: str, operation: Operation) -> None:
+        from mlflow.entities import Metric
+
+        when, step = operation["time"], operation["step"]
+        metrics = [Metric(name, float(value), when, step) for name, value in operation["values"].items()]
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    def _log_params(self, run_id: str, values: Mapping[str, str]) -> None:
+        """Log parameters; those of a resumed run keep their first value, changes are named in a tag."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run_id).data.params
+        new = [Param(name, value[:6000]) for name, value in values.items() if name not in known]
+        for start in range(0, len(new), 100):
+            self.client.log_batch(run_id, params=new[start : start + 100])
+        changed = {name: value for name, value in values.items() if known.get(name, value) != value[:6000]}
+        if changed:
+            self._set_tags(run_id, {"jade.changed_params": json.dumps(changed)[:8000]})
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        if tags:
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _log_traces(self, run_id: str, traces: list[Mapping[str, Any]]) -> None:
+        """Write finished traces synchronously, under ids that follow from the run: a second time adds nothing."""
+        from mlflow.entities import TraceInfo, TraceLocation, TraceState
+        from mlflow.tracing.client import TracingClient
+
+        client = TracingClient(self.uri)
+        experiment = self.client.get_run(run_id).info.experiment_id
+        for trace in traces:
+            trace_id = f"tr-{_digest(run_id, trace['run'])[:32]}"
+            root = trace["spans"][0]
+            tokens = {"input_tokens": trace["prompt_tokens"], "output_tokens": trace["response_tokens"]}
+            tokens["total_tokens"] = sum(tokens.values())
+            client.log_spans(experiment, [_span(trace_id, trace, span) for span in trace["spans"]])
+            client.start_trace(
+                TraceInfo(
+                    trace_id=trace_id,
+                    trace_location=TraceLocation.from_experiment_id(experiment),
+                    request_time=trace["started_ns"] // 1_000_000,
+                    execution_duration=round(root["end"] * 1000),
+                    state=TraceState.ERROR if trace["failed"] else TraceState.OK,
+                    request_preview=trace["question"][:1000],
+                    response_preview=trace["answer"][:1000],
+                    client_request_id=trace["run"],
+                    trace_metadata={
+                        "mlflow.trace_schema.version": "3",
+                        "mlflow.sourceRun": run_id,
+                        "mlflow.trace.tokenUsage": json.dumps(tokens),
+                    },
+                    tags={"mlflow.traceName": trace["name"], **trace["tags"]},
+                )
+            )
+
+
+def _span(trace_id: str, trace: Mapping[str, Any], span: Mapping[str, Any]) -> MlflowSpan:
+    from mlflow.entities import Span
+
+    number = trace["spans"].index(span)
+    attributes = {
+        "mlflow.traceRequestId": trace_id,
+        "mlflow.spanType": span["type"],
+        "mlflow.spanInputs": span["inputs"],
+        "mlflow.spanOutputs": span["outputs"],
+        **span["attributes"],
+    }
+    if "prompt_tokens" in span["attributes"]:
+        tokens = {
+            "input_tokens": span["attributes"]["prompt_tokens"],
+            "output_tokens": span["attributes"]["response_tokens"],
+        }
+        attributes["mlflow.chat.tokenUsage"] = {**tokens, "total_tokens": sum(tokens.values())}
+    return Span.from_dict(
+        {
+            "trace_id": trace_id,
+            "span_id": _digest(trace_id, str(number))[:16],
+            "parent_span_id": None if span["parent"] is None else _digest(trace_id, str(span["parent"]))[:16],
+            "name": span["name"],
+            "start_time_unix_nano": trace["started_ns"] + round(span["start"] * 1e9),
+            "end_time_unix_nano": trace["started_ns"] + round(span["end"] * 1e9),
+            "events": [],
+            "status": {"code": "ERROR" if span["error"] else "OK", "message": span["error"] or ""},
+            "attributes": {name: json.dumps(value) for name, value in attributes.items()},
+        }
+    )
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+def _sqlite_folder(uri: str) -> Path | None:
+    """Return the folder of a SQLite store, which also holds its artifacts; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Tell refusals (trying again cannot help) from outages (anything else)."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except NotImplementedError as error:
+        raise RefusedError(str(error)) from error
+    except Exception as error:
+        if getattr(error, "error_code", None) in _REFUSALS:
+            raise RefusedError(str(error)) from error
+        raise

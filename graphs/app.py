@@ -1,0 +1,236 @@
+"""Composition root: names and paths become a model, an index and a recorded graph.
+
+`load_graph` is the Python door; the functions at the end are what `langgraph.json` exports. Only here does
+`graphs` reach for the model and for Chroma, and only when the first question comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from agents.call import Policy
+from agents.errors import ConfigError
+from agents.home import jade_home
+from agents.lazy import LazyPolicy, LazyRetriever
+from agents.passage import Retriever
+from agents.role import Prompts
+from agents.roster import ROLES, prompts_digest
+from graphs.jade import build_jade, build_topology
+from graphs.ledger import LedgerWriter
+from graphs.options import read_options
+from graphs.recorded import RecordedGraph, trainable
+
+if TYPE_CHECKING:
+    from agents.model import SharedModel
+
+TopologyName = Literal["jade", "single_round", "qds", "qdp"]
+Progress = Callable[[str], None]
+SHIPPED = Path(__file__).resolve().parent.parent / "adapters" / "default"
+"""The adapter that the project's own commands trained; absent until one ships."""
+
+
+def load_graph(
+    model: str | Path | None = None,
+    *,
+    adapter: str | Path | Mapping[str, str | Path | None] | None = "auto",
+    index: str | None = None,
+    retriever_mode: str = "exact",
+    embedder: str | None = None,
+    prompts: str | Path | Prompts | None = None,
+    topology: TopologyName = "jade",
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    ledger: str | Path | LedgerWriter | None = None,
+    top_k: int = 5,
+    max_depth: int = 2,
+    policy: Policy | None = None,
+    retriever: Retriever | None = None,
+    checkpointer: Any = None,
+    lazy: bool = False,
+    progress: Progress | None = None,
+    **defaults: Any,
+) -> RecordedGraph:
+    """Return JADE's graph, ready for `graph.invoke(question)`.
+
+    Args:
+        model: None = the embedded SmolLM2-135M-Instruct; a local folder; or a Hugging Face id.
+        adapter: "auto" = the shipped one where there is one for this model; None = the untuned model; an adapter
+            folder; or a mapping role name → folder ("*" for the rest), to play roles on different adapters.
+        index: Collection that `jade index` built, or a bundled dataset's name; None = the starter corpus.
+        retriever_mode: "exact", "hnsw", "bm25" or "hybrid".
+        embedder: None = the embedded MiniLM; a local folder; or a Hugging Face id.
+        prompts: "examples", "bare", a folder of <role>.txt files, or a prompt set; None = what the adapter was
+            trained under, "examples" without one.
+        topology: "jade" (planned), or one topology alone: "single_round", "qds", "qdp".
+        device: "auto", "cpu", "cuda", …
+        dtype: "auto", "bf16", "fp16" or "fp32".
+        threads: CPU threads of the model.
+        ledger: Folder of recorded executions; None = ledger/ in JADE's home.
+        top_k: Passages a retrieval.
+        max_depth: Deepest decomposition the graph is built for, 0 to 2.
+        policy: Anything that implements `agents.call.Policy`, instead of a local model.
+        retriever: Anything that implements `agents.passage.Retriever`, instead of an index.
+        checkpointer: A LangGraph checkpointer, for runs that can be interrupted and resumed.
+        lazy: Load model and index at the first question rather than now.
+        progress: Told one line per stage of loading.
+        **defaults: Options in force where a call names none, such as `max_turns` or `decoding`. An untuned model
+            decodes "constrained" unless told otherwise: it rarely hits the formats by itself.
+
+    Raises:
+        ConfigError: An argument cannot be used as given.
+        SetupError: The embedded models cannot be prepared.
+        RetrieverError: The index cannot answer.
+    """
+    folders = _adapter_folders(model, adapter) if policy is None else {}
+    untuned = policy is None and not folders
+    options = read_options({"decoding": "constrained", **defaults} if untuned else defaults)
+    prompt_set = _prompt_set(prompts, folders)
+    load_policy = partial(_load_policy, model, folders, prompt_set, device, dtype, threads, progress)
+    speaker: Policy = policy if policy is not None else LazyPolicy(load_policy)
+    find = partial(_open_retriever, index, retriever_mode, embedder, top_k, progress)
+    source: Retriever = retriever if retriever is not None else LazyRetriever(find)
+    if not lazy:
+        _ = source.identity, speaker.context_length
+    if topology == "jade":
+        graph = build_jade(source, max_depth=max_depth, top_k=top_k)
+    else:
+        graph = build_topology(topology, source, max_depth=max_depth, top_k=top_k)
+    if checkpointer is not None:
+        graph = graph.copy({"checkpointer": checkpointer})
+    recorded = trainable(
+        graph,
+        policy=speaker,
+        prompts=prompt_set,
+        adapters={role: _adapter_name(role) for role in folders},
+        retriever=source,
+        ledger=ledger if isinstance(ledger, LedgerWriter) else default_ledger(ledger),
+        defaults=options,
+    )
+    return recorded.with_recorder(code=code_version())
+
+
+def _adapter_folders(
+    model: str | Path | None, adapter: str | Path | Mapping[str, str | Path | None] | None
+) -> dict[str, Path]:
+    """Return role name → adapter folder, "*" standing for all roles not named."""
+    if adapter is None:
+        return {}
+    if adapter == "auto":
+        return {"*": SHIPPED} if model is None and SHIPPED.is_dir() else {}
+    if isinstance(adapter, str | Path):
+        return {"*": Path(adapter).expanduser()}
+    unknown = [role for role in adapter if role not in ROLES and role != "*"]
+    if unknown:
+        raise ConfigError(f"adapter names unknown roles {unknown}; allowed: *, {', '.join(ROLES)}")
+    return {role: Path(folder).expanduser() for role, folder in adapter.items() if folder is not None}
+
+
+def _adapter_name(role: str) -> str:
+    return "default" if role == "*" else f"role-{role}"
+
+
+def _prompt_set(prompts: str | Path | Prompts | None, folders: Mapping[str, Path]) -> Prompts:
+    """Choose the prompt set: the one asked for, else the adapters', else with examples.
+
+    Raises:
+        ConfigError: The adapters were trained under different sets, or the folder cannot be used.
+    """
+    if isinstance(prompts, Prompts):
+        return prompts
+    if prompts in ("examples", "bare"):
+        return Prompts("bare" if prompts == "bare" else "examples")
+    if prompts is not None:
+        return Prompts.load(Path(prompts).expanduser(), "bare" if folders else "examples", ROLES)
+    from agents.adapters import read_adapter
+
+    sets = {read_adapter(folder).prompts for folder in folders.values()}
+    if len(sets) > 1:
+        raise ConfigError(
+            f"the adapters were trained under different prompt sets {sorted(sets)}; choose adapters of one"
+        )
+    return Prompts("bare" if sets == {"bare"} else "examples")
+
+
+def _load_policy(
+    model: str | Path | None,
+    folders: Mapping[str, Path],
+    prompts: Prompts,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    progress: Progress | None,
+) -> SharedModel:
+    """Load the model and its adapters, and check that the adapters belong to model and prompts."""
+    from agents.adapters import read_adapter
+    from agents.model import SharedModel
+
+    shared = SharedModel.load(
+        model,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        text_digest=prompts_digest(prompts),
+        progress=progress,
+    )
+    for role, folder in folders.items():
+        shared.add_adapter(_adapter_name(role), folder)
+        read_adapter(folder, base_weights=shared.weights, text=shared.identity["text"])
+    if "*" in folders:
+        shared.adapter = _adapter_name("*")
+        shared.version = str(read_adapter(folders["*"]).version)
+    return shared
+
+
+def _open_retriever(
+    index: str | None, mode: str, embedder: str | None, top_k: int, progress: Progress | None
+) -> Retriever:
+    from agents.retriever import open_retriever
+
+    def tell(line: str, done: int = 0, total: int = 0) -> None:
+        if progress is not None:
+            progress(f"{line} {done}/{total}" if total else line)
+
+    return open_retriever(index, mode=mode, k=top_k, embedder=embedder, progress=tell)  # type: ignore[arg-type]
+
+
+def default_ledger(folder: str | Path | None = None) -> LedgerWriter:
+    """Return a writer into `folder`, or into ledger/ in JADE's home."""
+    return LedgerWriter(Path(folder).expanduser() if folder is not None else jade_home() / "ledger")
+
+
+def default_policy() -> Policy:
+    """Return the embedded model with the prompts of an untuned model, loaded at the first call."""
+    return LazyPolicy(partial(_load_policy, None, {}, Prompts(), "auto", "auto", None, None))
+
+
+def code_version() -> str:
+    """Return the installed version, recorded with each run and never compared."""
+    try:
+        return version("jade-rag")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def jade() -> RecordedGraph:
+    """Export the whole graph for `langgraph dev`."""
+    return load_graph(lazy=True)
+
+
+def single_round() -> RecordedGraph:
+    """Export the planned chain alone."""
+    return load_graph(topology="single_round", lazy=True)
+
+
+def qds() -> RecordedGraph:
+    """Export the serial decomposition alone."""
+    return load_graph(topology="qds", lazy=True)
+
+
+def qdp() -> RecordedGraph:
+    """Export the parallel decomposition alone."""
+    return load_graph(topology="qdp", lazy=True)

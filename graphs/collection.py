@@ -1,0 +1,202 @@
+"""Collect recorded executions in lock-step: reproducible batches, no timers, no wall-clock timeouts.
+
+All runs live in one private event loop. When nothing in it is ready to run, every run waits: queued queries
+are answered together, then all queued requests are sampled together. A failed run is a record, not an
+exception; only when every run failed does `collect` raise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+
+from agents.batcher import IdleSelector, LockstepBatcher
+from agents.call import Policy
+from agents.errors import ConfigError
+from graphs.ledger import LedgerWriter
+from graphs.options import Options, read_options
+from graphs.recorded import RecordedGraph
+from graphs.run import RUN_ID_KEY
+from graphs.trajectory import FAILED, Trajectory
+
+T = TypeVar("T")
+QuestionLike = str | Mapping[str, Any]
+
+
+@dataclass
+class Timing:
+    """Where the wall time of a collection went, in seconds."""
+
+    model: float = 0.0
+    retrieval: float = 0.0
+    total: float = 0.0
+
+    @property
+    def graph(self) -> float:
+        """Return the rest: LangGraph, parsing, recording."""
+        return max(0.0, self.total - self.model - self.retrieval)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run to be made."""
+
+    index: int
+    input: QuestionLike
+    options: Options
+    run: str
+
+
+@dataclass
+class _Gathered:
+    """Trajectories by run id, as runs close."""
+
+    closed: dict[str, Trajectory] = field(default_factory=dict)
+    errors: list[BaseException] = field(default_factory=list)
+
+
+def collect(
+    graph: RecordedGraph,
+    questions: Sequence[QuestionLike],
+    *,
+    policy: Policy | None = None,
+    ledger: LedgerWriter | None = None,
+    in_flight: int = 64,
+    runs: int = 1,
+    timing: Timing | None = None,
+    on_done: Callable[[Trajectory], None] | None = None,
+    **options: Any,
+) -> list[Trajectory]:
+    """Run the graph on all questions and return their trajectories, in order (runs of a question together).
+
+    Args:
+        graph: A recorded graph.
+        questions: Texts, or mappings with the graph's input and optionally "id".
+        policy: Who plays the roles; default: the graph's own policy.
+        ledger: Where to record; default: the graph's own ledger.
+        in_flight: Most runs at once.
+        runs: Runs of each question; the i-th uses seed + i.
+        timing: Filled with where the wall time went.
+        on_done: Called with each trajectory as its run ends.
+        **options: Per-call options such as `workflow="R,AG"` or `record="train"`.
+
+    Raises:
+        ConfigError: No questions, or an impossible option.
+        Exception: The first run's error, when every run failed.
+    """
+    if not questions:
+        raise ConfigError("collect() was given no questions; give at least one")
+    base = read_options(options, graph.recorder.defaults)
+    batcher = LockstepBatcher(policy or graph.recorder.batcher.policy)
+    gathered = _Gathered()
+
+    def note(trajectory: Trajectory) -> None:
+        gathered.closed[trajectory.run] = trajectory
+        if on_done is not None:
+            on_done(trajectory)
+
+    private = graph.with_recorder(
+        batcher=batcher, ledger=ledger or graph.recorder.ledger, on_close=note, defaults=Options()
+    )
+    jobs = _jobs(questions, base, runs, graph.recorder.input)
+    started = time.perf_counter()
+    _drive(batcher, lambda: _run_all(private, jobs, in_flight, gathered), in_flight)
+    if timing is not None:
+        timing.model += batcher.model_seconds
+        timing.retrieval += batcher.retrieval_seconds
+        timing.total += time.perf_counter() - started
+    results = [gathered.closed[job.run] for job in jobs]
+    if gathered.errors and all(result.outcome in FAILED for result in results):
+        raise gathered.errors[0]
+    return results
+
+
+def _jobs(questions: Sequence[QuestionLike], base: Options, runs: int, key: str) -> list[_Job]:
+    """Give each run its seed and an id that is the same whenever it is collected again."""
+    jobs: list[_Job] = []
+    for item in questions:
+        given = dict(item) if isinstance(item, Mapping) else {key: item}
+        identifier = given.pop("id", None) or base.question_id
+        for turn in range(runs):
+            options = base.model_copy(update={"seed": base.seed + turn, "question_id": identifier})
+            name = f"{options.seed}|{identifier}|{given.get(key)}|{len(jobs)}"
+            run = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+            jobs.append(_Job(len(jobs), given, options, run))
+    return jobs
+
+
+async def _run_all(graph: RecordedGraph, jobs: Sequence[_Job], in_flight: int, gathered: _Gathered) -> None:
+    slots = asyncio.Semaphore(in_flight)
+
+    async def one(job: _Job) -> None:
+        async with slots:
+            config: RunnableConfig = {"configurable": {RUN_ID_KEY: job.run}}
+            try:
+                await graph.ainvoke(job.input, config, **job.options.model_dump())
+            except Exception as error:
+                if job.run not in gathered.closed:
+                    raise  # refused before it became a run: the caller's mistake
+                gathered.errors.append(error)
+
+    tasks = [asyncio.create_task(one(job)) for job in jobs]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _drive(batcher: LockstepBatcher, work: Callable[[], Any], in_flight: int) -> None:
+    """Run `work` in a private event loop that reports its idle moments to the batcher."""
+
+    def factory() -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop(IdleSelector(batcher.idle))
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(_nothing)
+
+        batcher.wake = wake
+        # nodes without an async face run in threads and block there: none may wait for another's thread
+        loop.set_default_executor(ThreadPoolExecutor(max_workers=max(32, 8 * in_flight)))
+        return loop
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(work())
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        run()
+        return
+    _in_thread(run)
+
+
+def _in_thread(run: Callable[[], None]) -> None:
+    """Run in a fresh thread, because this one already has a running event loop (a notebook, say)."""
+    failure: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            run()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=guarded, name="jade-collect")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _nothing() -> None:
+    """Wake the loop."""

@@ -1,0 +1,228 @@
+"""Any compiled LangGraph graph that speaks through `act`, recorded.
+
+A `RecordedGraph` is the same graph with three additions: a bare string is a question, option names are
+accepted as keyword arguments of invoke, stream and batch, and each run is written to the ledger. It overrides
+`stream` and `astream` alone, through which LangGraph routes everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import merge_configs
+from langgraph.graph.state import CompiledStateGraph
+
+from agents.batcher import TimedBatcher
+from agents.call import Policy
+from agents.errors import ConfigError
+from agents.passage import Retriever
+from agents.role import Prompts
+from graphs.ledger import LedgerWriter
+from graphs.options import Options, read_options
+from graphs.run import RUN_ID_KEY, RUN_KEY, Recorder, Run
+
+T = TypeVar("T")
+MAX_QUESTION_CHARACTERS = 4000
+
+
+class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """A compiled graph whose runs are recorded; make one with `trainable`."""
+
+    def __init__(self, *, recorder: Recorder, **kwargs: Any) -> None:
+        """Take a compiled graph's own attributes as `kwargs` (LangGraph copies graphs this way)."""
+        super().__init__(**kwargs)
+        self.recorder = recorder
+
+    def with_recorder(self, **changes: Any) -> RecordedGraph:
+        """Return a copy of the graph whose recorder has some fields replaced."""
+        return self.copy({"recorder": replace(self.recorder, **changes)})
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """Stream the graph's steps; a `str` is a question; options are keyword arguments.
+
+        Raises:
+            ConfigError: An unknown or impossible option, or an unusable question.
+        """
+        if _is_nested(config):
+            yield from super().stream(input, config, **kwargs)
+            return
+        run, input, config, kwargs = self._begin(input, config, kwargs)
+        error: BaseException | None = None
+        try:
+            yield from super().stream(input, config, **kwargs)
+        except BaseException as problem:
+            error = problem
+            raise
+        finally:
+            self._end(run, error)
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """Stream the graph's steps asynchronously; see `stream`."""
+        if _is_nested(config):
+            async for chunk in super().astream(input, config, **kwargs):
+                yield chunk
+            return
+        run, input, config, kwargs = await self._aside(self._begin, input, config, kwargs)
+        error: BaseException | None = None
+        try:
+            async for chunk in super().astream(input, config, **kwargs):
+                yield chunk
+        except BaseException as problem:
+            error = problem
+            raise
+        finally:
+            await self._aside(self._end, run, error)
+
+    async def _aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do file work and first loading in a thread, unless the event loop is the collector's own."""
+        if self.recorder.batcher.inline:
+            return work(*arguments)
+        return await asyncio.to_thread(work, *arguments)
+
+    def _begin(
+        self, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[Run, Any, RunnableConfig, dict[str, Any]]:
+        """Open a run (or reopen an interrupted one) and hand it to LangGraph in the config."""
+        options, kwargs = self._take_options(kwargs)
+        conf = (config or {}).get("configurable", {})
+        thread = str(conf["thread_id"]) if "thread_id" in conf else None
+        run = self._reopen(thread) if not isinstance(input, str | Mapping) else None
+        if run is None:
+            input = {self.recorder.input: input} if isinstance(input, str) else input
+            question = self._question(input)
+            run = Run(self.recorder, conf.get(RUN_ID_KEY) or uuid.uuid4().hex[:16], question, options)
+            run.thread = thread
+            if isinstance(input, Mapping):
+                input = {**input, self.recorder.input: question} if self.recorder.input in input else input
+            self._write_open(run)
+        modes = kwargs.get("stream_mode") or ()
+        run.streaming = "custom" in ([modes] if isinstance(modes, str) else modes)
+        if self.context_schema is Options:
+            kwargs["context"] = run.options
+        self.recorder.batcher.enter(run.id)
+        own: RunnableConfig = {"configurable": {RUN_KEY: run}, "callbacks": [run.tracker]}
+        return run, input, merge_configs(config, own), kwargs
+
+    def _take_options(self, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
+        """Split keyword arguments into our options and LangGraph's own."""
+        ours = {name: kwargs[name] for name in kwargs if name in Options.model_fields}
+        theirs = {name: value for name, value in kwargs.items() if name not in ours}
+        context = theirs.get("context")
+        if self.context_schema is Options and context is not None:
+            given = context.model_dump(exclude_unset=True) if isinstance(context, Options) else dict(context)
+            ours = {**given, **ours}
+        options = read_options(ours, self.recorder.defaults)
+        return options, theirs
+
+    def _question(self, input: Any) -> str:
+        """Return the run's question for the record.
+
+        Raises:
+            ConfigError: It is missing, blank or too long.
+        """
+        name = self.recorder.input
+        if not isinstance(input, Mapping) or name not in input:
+            if self.context_schema is Options:
+                raise ConfigError(f"the input is {type(input).__name__}; give a question as str or {{{name!r}: …}}")
+            return json.dumps(input, default=str, ensure_ascii=False)
+        question = input[name]
+        if not isinstance(question, str) or not question.strip():
+            raise ConfigError(f"the {name} is {question!r:.60}; give a text that is not blank")
+        if len(question) > MAX_QUESTION_CHARACTERS:
+            raise ConfigError(
+                f"the {name} has {len(question):,} characters, {MAX_QUESTION_CHARACTERS:,} are allowed: "
+                "ask it shorter, and put long material into the index (`jade index`)"
+            )
+        return question.strip()
+
+    def _write_open(self, run: Run) -> None:
+        if self.recorder.ledger is not None and run.options.record != "off":
+            warning = self.recorder.ledger.open(run.id, run.header())
+            if warning:
+                run.warn(warning)
+
+    def _reopen(self, thread: str | None) -> Run | None:
+        """Return the interrupted run of a checkpointer thread with its calls, if it was recorded."""
+        return None if thread is None else Run.reopen(self.recorder, thread)
+
+    def _end(self, run: Run, error: BaseException | None) -> None:
+        """Close the run: write its trajectory, unless it only paused."""
+        self.recorder.batcher.leave(run.id)
+        if run.tracker.paused and error is None:
+            run.checkpoint()
+            return
+        trajectory = run.trajectory(error)
+        if self.recorder.ledger is not None and run.options.record != "off":
+            warning = self.recorder.ledger.close(trajectory)
+            if warning:
+                run.warn(warning)
+                _tell(run.tracker.output, warning)
+        if self.recorder.on_close is not None:
+            self.recorder.on_close(trajectory)
+
+
+def _tell(output: Any, warning: str) -> None:
+    """Add a late warning to the result that the user gets, if it lists warnings."""
+    if isinstance(output, dict) and isinstance(output.get("warnings"), list):
+        output["warnings"].append(warning)
+
+
+def _is_nested(config: RunnableConfig | None) -> bool:
+    """Return whether this graph runs inside another recorded run, which then records its calls."""
+    return RUN_KEY in (config or {}).get("configurable", {})
+
+
+def trainable(
+    graph: CompiledStateGraph[Any, Any, Any, Any],
+    output: str = "answer",
+    *,
+    input: str = "question",
+    policy: Policy | None = None,
+    prompts: Prompts | None = None,
+    adapters: Mapping[str, str | None] | None = None,
+    retriever: Retriever | None = None,
+    ledger: LedgerWriter | None = None,
+    defaults: Options | None = None,
+) -> RecordedGraph:
+    """Make a compiled graph that speaks through `act` recordable, and so trainable.
+
+    Args:
+        graph: What `StateGraph.compile()` returned.
+        output: Output key that holds the answer to be scored.
+        input: Input key that holds the question.
+        policy: Who plays the roles; default: the embedded model, loaded at the first call.
+        prompts: The prompt set; default: with examples.
+        adapters: Role name → adapter name ("*" for the rest), as loaded into the policy.
+        retriever: The retriever the graph's nodes use, for the record's environment hash.
+        ledger: Where runs are recorded; default: JADE's home.
+        defaults: Options in force where a call names none.
+
+    Raises:
+        ConfigError: `graph` is not a compiled state graph.
+    """
+    if not isinstance(graph, CompiledStateGraph):
+        hint = "call .compile() on it first" if hasattr(graph, "compile") else "give a compiled LangGraph state graph"
+        raise ConfigError(f"trainable() was given {type(graph).__name__}; {hint}")
+    if policy is None or ledger is None:
+        from graphs.app import default_ledger, default_policy  # composition root, only when nothing was given
+
+        policy = policy if policy is not None else default_policy()
+        ledger = ledger if ledger is not None else default_ledger()
+    recorder = Recorder(
+        batcher=TimedBatcher(policy),
+        prompts=prompts or Prompts(),
+        adapters=dict(adapters or {}),
+        ledger=ledger,
+        retriever=retriever,
+        defaults=defaults or Options(),
+        input=input,
+        output=output,
+    )
+    attributes = {key: value for key, value in graph.__dict__.items() if key not in ("__orig_class__", "recorder")}
+    return RecordedGraph(recorder=recorder, **attributes)
