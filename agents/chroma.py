@@ -121,18 +121,19 @@ def chroma_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-def open_client(folder: Path, *, create: bool = False) -> ClientAPI:
+def open_client(folder: Path, *, create: bool = False, remedy: str = "jade index") -> ClientAPI:
     """Open the store in `folder`; telemetry off.
 
     Args:
         folder: The store's folder.
         create: Make it if it does not exist.
+        remedy: The command that builds what is wanted from it.
 
     Raises:
         RetrieverError: No store there, or one that Chroma cannot read.
     """
     if not create and not (folder / "chroma.sqlite3").is_file():
-        raise RetrieverError(f"there is no index in {folder}; build one with: jade index")
+        raise RetrieverError(f"there is no index in {folder}; build it: {remedy}")
     import chromadb
     from chromadb.config import Settings
 
@@ -140,7 +141,7 @@ def open_client(folder: Path, *, create: bool = False) -> ClientAPI:
         return chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
     except Exception as error:  # a damaged SQLite file surfaces as almost any type
         raise RetrieverError(
-            f"the index in {folder} cannot be opened ({error}); remove the folder and build it again: jade index"
+            f"the index in {folder} cannot be opened ({error}); remove the folder and build it again: {remedy}"
         ) from error
 
 

@@ -115,9 +115,12 @@ class SentenceEmbedder:
 
             embedded: Path = embedded_embedder(self._progress)
             return embedded
-        if Path(self.name).expanduser().is_dir():
-            return Path(self.name).expanduser()
-        return _from_hub(self.name)
+        folder = Path(self.name).expanduser()
+        if not folder.is_dir():
+            return _from_hub(self.name)
+        if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+            raise SetupError(_no_model(folder, "no modules.json or config.json in it"))
+        return folder
 
     @cached_property
     def digest(self) -> str:
@@ -163,10 +166,7 @@ class SentenceEmbedder:
         try:
             model = SentenceTransformer(str(self.folder), device=self._device, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise SetupError(
-                f"{self.folder} is no sentence-transformers model ({error}); give a folder or hub id of one, "
-                f'or leave the embedder out to use "{EMBEDDED}"'
-            ) from error
+            raise SetupError(_no_model(self.folder, str(error))) from error
         finally:
             if bars:
                 logging.enable_progress_bar()  # type: ignore[no-untyped-call]
@@ -195,6 +195,13 @@ _DIGESTED = {
     "vocab.txt",
 }
 """What decides the vectors beside the weights."""
+
+
+def _no_model(folder: Path, why: str) -> str:
+    return (
+        f"{folder} is no sentence-transformers model ({why}); give a folder or hub id of one, "
+        f'or leave the embedder out to use "{EMBEDDED}"'
+    )
 
 
 def _from_hub(name: str) -> Path:

@@ -128,6 +128,11 @@ class SharedModel:
         return int(getattr(self._config, "max_position_embeddings", 2048))
 
     @property
+    def end_token(self) -> int:
+        """Return the token that ends a response where no closing tag does."""
+        return int(self._eos[0])
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """Return the hashes that travel with each run: what is rendered ("text") and who speaks ("policy")."""
         text = blake2b(f"{self._text_base}|{self.text_digest}".encode(), digest_size=16).hexdigest()

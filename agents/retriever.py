@@ -198,10 +198,9 @@ class ChromaRetriever(BaseRetriever):
             got = self._collection.query(query_embeddings=vectors, n_results=min(k, len(self._rows.ids)), include=[])
         rankings = []
         for vector, ids in zip(vectors, got["ids"], strict=True):
-            rows = np.array([self._places[identifier] for identifier in ids], dtype=np.intp)
-            rankings.append(
-                [(int(rows[place]), score) for place, score in exact(self._rows.vectors[rows], vector[None], k)[0]]
-            )
+            rows = np.array(sorted(self._places[key] for key in ids if key in self._places), dtype=np.intp)
+            (ranking,) = exact(self._rows.vectors[rows], vector[None], k)
+            rankings.append([(int(rows[place]), score) for place, score in ranking])
         return rankings
 
     def _vectors(self, queries: list[str]) -> Any:
@@ -225,7 +224,7 @@ class ChromaRetriever(BaseRetriever):
         place = index_folder(self.folder)
         name = collection_name(self.collection)
         with chroma_errors(f'opening collection "{self.collection}" in {place}'):
-            found = find_collection(open_client(place), name)
+            found = find_collection(open_client(place, remedy=index_command(name)), name)
         if found is None:
             raise RetrieverError(
                 f'there is no collection "{self.collection}" in {place}; build it: {index_command(name)}'

@@ -149,7 +149,7 @@ LEVELS = 31
 def quantise(vectors: Matrix) -> NDArray[np.int8]:
     """Scale each row [dimension] to its own largest component and round to whole numbers in ±31.
 
-    The scale is not stored: the cosine needs a vector's direction only (mean cosine to the original .9996).
+    The scale is not stored: the cosine needs a vector's direction only (mean cosine to the original .9995).
     """
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     rounded: NDArray[np.int8] = np.rint(vectors * (LEVELS / np.maximum(largest, 1e-12))).astype(np.int8)

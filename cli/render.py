@@ -152,10 +152,10 @@ def _call_in_full(call: Call) -> Group:
     if call.dropped_documents:
         head.append(f" · {call.dropped_documents} documents dropped to fit", style="yellow")
     said = Text(clean(call.text) or "(nothing)", style="default")
-    lines: list[RenderableType] = [head, Padding(said, (0, 0, 0, 2))]
+    lines: list[RenderableType] = [head, Padding(said, (0, 0, 0, 2), expand=False)]
     if call.format_error:
-        lines.append(Padding(Text(f"went on with: {one_line(_said(call.value))}", style="yellow"), (0, 0, 0, 2)))
-    return Group(*lines, Padding(Text(_figures(call), style="dim"), (0, 0, 0, 2)))
+        lines.append(Padding(Text(f"went on with: {one_line(_said(call.value))}", style="yellow"), (0, 0, 0, 2), expand=False))
+    return Group(*lines, Padding(Text(_figures(call), style="dim"), (0, 0, 0, 2), expand=False))
 
 
 def _figures(call: Call) -> str:
@@ -181,7 +181,7 @@ def _retrieval(item: Retrieval, titles: Titles, trajectory: Trajectory, full: bo
         passage_line(identifier, titles.get(identifier, ""), identifier in trajectory.citations, score)
         for identifier, score in zip(item.ids, item.scores, strict=False)
     ]
-    return Group(head, *(Padding(line, (0, 0, 0, 2)) for line in lines))
+    return Group(head, *(Padding(line, (0, 0, 0, 2), expand=False) for line in lines))
 
 
 def passage_line(identifier: str, title: str, cited: bool, score: float | None = None) -> Text:

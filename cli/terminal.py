@@ -37,12 +37,12 @@ def show(*renderables: RenderableType) -> None:
 
 def note(text: str) -> None:
     """Print a line to stderr: progress, warnings, hints."""
-    Console(stderr=True, highlight=False).print(Text(clean(text), style="dim"))
+    Console(stderr=True, highlight=False).print(Text(clean(text), style="dim"), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning to stderr."""
-    Console(stderr=True, highlight=False).print(Text(f"warning: {clean(text)}", style="yellow"))
+    Console(stderr=True, highlight=False).print(Text(f"warning: {clean(text)}", style="yellow"), soft_wrap=True)
 
 
 def show_json(value: Any, *, indent: int | None = 2) -> None:
@@ -56,4 +56,4 @@ def show_error(message: str, *, as_json: bool) -> None:
     if as_json:
         show_json({"error": message})
     else:
-        Console(stderr=True, highlight=False).print(Text(f"jade: {clean(message)}", style="red"))
+        Console(stderr=True, highlight=False).print(Text(f"jade: {clean(message)}", style="red"), soft_wrap=True)

@@ -211,9 +211,16 @@ class TrackedRun:
         self._store.apply(self._opened, operation, files)
 
     def _keep(self, operation: Operation, files: Path | None) -> None:
-        if not self._spool.pending:
-            self._spool.describe(uri=self._store.uri, run_id=self._opened)
-        self._spool.add(operation, files)
+        try:
+            if not self._spool.pending:
+                self._spool.describe(uri=self._store.uri, run_id=self._opened)
+            self._spool.add(operation, files)
+        except OSError as error:
+            warnings.warn(
+                f"tracking: lost {operation['op']}: {self._spool.folder} cannot be written ({error})",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _outage(self, error: Exception) -> None:
         if self._failed_at is None:

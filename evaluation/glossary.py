@@ -94,6 +94,8 @@ METRICS: dict[str, Metric] = {
     "sft/loss/<role>": Metric("the same over the role's rows", "nat a token"),
     "sft/dev_loss": Metric("sft/loss on held-out rows", "nat a token"),
     "sft/valid/<role>": Metric("valid greedy responses / held-out rows", "share"),
+    "sft/exact/<role>": Metric("greedy responses equal to the target / held-out rows", "share"),
+    "sft/tokens_per_second": Metric("tokens trained on / wall time", "tokens/s"),
     "sft/rows/<role>": Metric("rows of the role", "rows"),
     "sft/learning_rate": Metric("of the policy", "1"),
     # evaluation
@@ -141,5 +143,5 @@ def check_metrics(names: Iterable[str]) -> None:
 
 def glossary_markdown() -> str:
     """Return the glossary as a Markdown table."""
-    rows = [f"| `{name}` | {metric.formula} | {metric.unit} |" for name, metric in METRICS.items()]
-    return "\n".join(["| metric | formula | unit |", "|---|---|---|", *rows]).replace("|ρ − 1|", "∣ρ − 1∣")
+    rows = [f"| `{name}` | {metric.formula.replace('|', '∣')} | {metric.unit} |" for name, metric in METRICS.items()]
+    return "\n".join(["| metric | formula | unit |", "|---|---|---|", *rows])

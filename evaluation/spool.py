@@ -70,18 +70,21 @@ class Spool:
 
     def first(self) -> tuple[Operation, Path | None] | None:
         """Return the oldest operation with its folder of files, or None when nothing waits."""
-        files = self._files()
-        if not files:
-            return None
-        staged = files[0].with_suffix("")
-        return json.loads(files[0].read_text(encoding="utf-8")), staged if staged.is_dir() else None
+        for file in self._files():
+            staged = file.with_suffix("")
+            try:
+                return json.loads(file.read_text(encoding="utf-8")), staged if staged.is_dir() else None
+            except (OSError, ValueError):  # meddled with: nothing that could be sent
+                self.drop_first()
+        return None
 
     def drop_first(self) -> None:
         """Remove the oldest operation, and the whole folder after the last one."""
         files = self._files()
-        shutil.rmtree(files[0].with_suffix(""), ignore_errors=True)
-        files[0].unlink()
-        if len(files) == 1:
+        for file in files[:1]:
+            shutil.rmtree(file.with_suffix(""), ignore_errors=True)
+            file.unlink(missing_ok=True)
+        if len(files) <= 1:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:

@@ -7,6 +7,8 @@ branches lie side by side. Prompts are recorded as tokens: give `decode` to show
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -98,7 +100,7 @@ def _schedule(trajectory: Trajectory) -> tuple[dict[str, tuple[float, float]], l
     for call in sorted(trajectory.calls, key=lambda call: call.order):
         start = max((times[parent][1] for parent in call.parents if parent in times), default=0.0)
         for index, search in enumerate(trajectory.retrievals):
-            if index not in placed and _precedes(search.path, call.path):
+            if index not in placed and _precedes(search.path, call):
                 placed.add(index)
                 searches[index] = start
                 start += search.seconds
@@ -107,12 +109,12 @@ def _schedule(trajectory: Trajectory) -> tuple[dict[str, tuple[float, float]], l
 
 
 _PARTS = ("wait", "prefill", "decode")
-_BEFORE_RETRIEVAL = ("planner", "QR", "query_rewriter")
+_BEFORE_RETRIEVAL = ("planner", "query_rewriter")
 
 
-def _precedes(search: str, call: str) -> bool:
-    """Return whether a retrieval at one node path runs before a call at another: same node, and no QR."""
-    return _node(search) == _node(call) and call.rsplit("/", 1)[-1] not in _BEFORE_RETRIEVAL
+def _precedes(search: str, call: Call) -> bool:
+    """Return whether a retrieval at a node path runs before a call: same node, and the call reads documents."""
+    return _node(search) == _node(call.path) and call.role not in _BEFORE_RETRIEVAL
 
 
 def _node(path: str) -> str:
@@ -186,6 +188,11 @@ def _nested(root: Span, leaves: Sequence[Span]) -> list[Span]:
     return spans
 
 
+def digest(*parts: str) -> str:
+    """Return a hash of the parts, for ids that are the same whenever the same thing is exported."""
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
 def trace_of(trajectory: Trajectory, credit: RunCredit | None = None, decode: Decode | None = None) -> dict[str, Any]:
     """Return one run as a JSON object that `evaluation.tracking` turns into a trace; see `spans_of`."""
     return {
@@ -200,3 +207,34 @@ def trace_of(trajectory: Trajectory, credit: RunCredit | None = None, decode: De
         "tags": {"outcome": trajectory.outcome, "turns": str(trajectory.turns)},
         "spans": [asdict(span) for span in spans_of(trajectory, credit, decode)],
     }
+
+
+def otel_span(trace_id: str, trace: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Return span `number` of a `trace_of` in the layout that MLflow reads back (OpenTelemetry names, ns)."""
+    span = trace["spans"][number]
+    attributes = {
+        "mlflow.traceRequestId": trace_id,
+        "mlflow.spanType": span["type"],
+        "mlflow.spanInputs": span["inputs"],
+        "mlflow.spanOutputs": span["outputs"],
+        **span["attributes"],
+    }
+    if "prompt_tokens" in span["attributes"]:
+        prompt, response = span["attributes"]["prompt_tokens"], span["attributes"]["response_tokens"]
+        attributes["mlflow.chat.tokenUsage"] = token_usage(prompt, response)
+    return {
+        "trace_id": trace_id,
+        "span_id": digest(trace_id, str(number))[:16],
+        "parent_span_id": None if span["parent"] is None else digest(trace_id, str(span["parent"]))[:16],
+        "name": span["name"],
+        "start_time_unix_nano": trace["started_ns"] + round(span["start"] * 1e9),
+        "end_time_unix_nano": trace["started_ns"] + round(span["end"] * 1e9),
+        "events": [],
+        "status": {"code": "ERROR" if span["error"] else "OK", "message": span["error"] or ""},
+        "attributes": {name: json.dumps(value) for name, value in attributes.items()},
+    }
+
+
+def token_usage(prompt: int, response: int) -> dict[str, int]:
+    """Return token counts under the names of MLflow's trace view."""
+    return {"input_tokens": prompt, "output_tokens": response, "total_tokens": prompt + response}

@@ -8,7 +8,6 @@ address) is never touched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,11 +21,10 @@ from agents.home import jade_home
 from evaluation.delivery import RefusedError, TrackedRun, flatten
 from evaluation.glossary import METRICS, glossary_markdown
 from evaluation.spool import Operation, Spool
-from evaluation.traces import RunCredit
+from evaluation.traces import RunCredit, digest, otel_span, token_usage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Span as MlflowSpan
 
 __all__ = ["METRICS", "RunCredit", "TrackedRun", "fetch_adapter", "flatten", "track", "tracking_uri"]
 
@@ -112,27 +110,27 @@ def fetch_adapter(run_id: str) -> Path:
         SetupError: The store does not answer.
     """
     target = jade_home() / "adapters" / run_id
-    done = target / ADAPTER_FOLDER
-    if (done / "adapter_config.json").is_file():
-        return done
-    uri = tracking_uri()
-    store = MlflowStore(uri)
+    if target.is_dir():
+        return target
+    store = MlflowStore(tracking_uri())
+    part = target.with_name(f"{target.name}.part")
     try:
-        found = store.list_files(run_id, ADAPTER_FOLDER)
-        if f"{ADAPTER_FOLDER}/adapter_config.json" not in found:
+        if f"{ADAPTER_FOLDER}/adapter_config.json" not in store.list_files(run_id, ADAPTER_FOLDER):
             raise ConfigError(
-                f"run {run_id} in {uri} has no adapter (artifact folder {ADAPTER_FOLDER!r}); it holds: "
+                f"run {run_id} in {store.uri} has no adapter (artifact folder {ADAPTER_FOLDER!r}); it holds: "
                 f"{', '.join(store.list_files(run_id, '')) or 'nothing'}"
             )
-        target.mkdir(parents=True, exist_ok=True)
-        store.client.download_artifacts(run_id, ADAPTER_FOLDER, str(target))
+        part.mkdir(parents=True, exist_ok=True)
+        store.client.download_artifacts(run_id, ADAPTER_FOLDER, str(part))
+        (part / ADAPTER_FOLDER).replace(target)
+        part.rmdir()
     except RefusedError as error:
-        raise ConfigError(f"run id {run_id!r} in {uri}: {error}; `mlflow ui` lists the runs") from None
-    except (ConfigError, OSError):
+        raise ConfigError(f"run id {run_id!r} in {store.uri}: {error}; `mlflow ui` lists the runs") from None
+    except ConfigError:
         raise
     except Exception as error:
-        raise SetupError(f"tracking store {uri} does not answer ({error}); check MLFLOW_TRACKING_URI") from None
-    return done
+        raise SetupError(f"adapter of run {run_id} cannot be fetched from {store.uri}: {error}") from None
+    return target
 
 
 class MlflowStore:
@@ -183,6 +181,8 @@ class MlflowStore:
                     self._log_params(run_id, operation["values"])
                 case "tags":
                     self._set_tags(run_id, operation["values"])
+                case "files" if files is None:
+                    raise RefusedError("its files are gone")
                 case "files":
                     self.client.log_artifacts(run_id, str(files), operation["path"] or None)
                 case "table":
@@ -238,23 +238,22 @@ class MlflowStore:
 
     def _log_traces(self, run_id: str, traces: list[Mapping[str, Any]]) -> None:
         """Write finished traces synchronously, under ids that follow from the run: a second time adds nothing."""
-        from mlflow.entities import TraceInfo, TraceLocation, TraceState
+        from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
         from mlflow.tracing.client import TracingClient
 
         client = TracingClient(self.uri)
         experiment = self.client.get_run(run_id).info.experiment_id
         for trace in traces:
-            trace_id = f"tr-{_digest(run_id, trace['run'])[:32]}"
-            root = trace["spans"][0]
-            tokens = {"input_tokens": trace["prompt_tokens"], "output_tokens": trace["response_tokens"]}
-            tokens["total_tokens"] = sum(tokens.values())
-            client.log_spans(experiment, [_span(trace_id, trace, span) for span in trace["spans"]])
+            trace_id = f"tr-{digest(run_id, trace['run'])[:32]}"
+            spans = [otel_span(trace_id, trace, number) for number in range(len(trace["spans"]))]
+            tokens = token_usage(trace["prompt_tokens"], trace["response_tokens"])
+            client.log_spans(experiment, [Span.from_dict(span) for span in spans])
             client.start_trace(
                 TraceInfo(
                     trace_id=trace_id,
                     trace_location=TraceLocation.from_experiment_id(experiment),
                     request_time=trace["started_ns"] // 1_000_000,
-                    execution_duration=round(root["end"] * 1000),
+                    execution_duration=round(trace["spans"][0]["end"] * 1000),
                     state=TraceState.ERROR if trace["failed"] else TraceState.OK,
                     request_preview=trace["question"][:1000],
                     response_preview=trace["answer"][:1000],
@@ -267,42 +266,6 @@ class MlflowStore:
                     tags={"mlflow.traceName": trace["name"], **trace["tags"]},
                 )
             )
-
-
-def _span(trace_id: str, trace: Mapping[str, Any], span: Mapping[str, Any]) -> MlflowSpan:
-    from mlflow.entities import Span
-
-    number = trace["spans"].index(span)
-    attributes = {
-        "mlflow.traceRequestId": trace_id,
-        "mlflow.spanType": span["type"],
-        "mlflow.spanInputs": span["inputs"],
-        "mlflow.spanOutputs": span["outputs"],
-        **span["attributes"],
-    }
-    if "prompt_tokens" in span["attributes"]:
-        tokens = {
-            "input_tokens": span["attributes"]["prompt_tokens"],
-            "output_tokens": span["attributes"]["response_tokens"],
-        }
-        attributes["mlflow.chat.tokenUsage"] = {**tokens, "total_tokens": sum(tokens.values())}
-    return Span.from_dict(
-        {
-            "trace_id": trace_id,
-            "span_id": _digest(trace_id, str(number))[:16],
-            "parent_span_id": None if span["parent"] is None else _digest(trace_id, str(span["parent"]))[:16],
-            "name": span["name"],
-            "start_time_unix_nano": trace["started_ns"] + round(span["start"] * 1e9),
-            "end_time_unix_nano": trace["started_ns"] + round(span["end"] * 1e9),
-            "events": [],
-            "status": {"code": "ERROR" if span["error"] else "OK", "message": span["error"] or ""},
-            "attributes": {name: json.dumps(value) for name, value in attributes.items()},
-        }
-    )
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
 def _sqlite_folder(uri: str) -> Path | None:

@@ -111,7 +111,7 @@ def _prepare(role: Role[Any], inputs: Inputs, config: RunnableConfig, path: str 
     run = current_run(config)
     place = run.tracker.place(config)
     path = path or node_path(place)
-    index = run.journal.begin(path)
+    index = run.journal.begin(path, place)
     options, policy = run.options, run.recorder.batcher.policy
     budget = min(role.max_new_tokens, options.max_new_tokens or role.max_new_tokens)
     prompt, inputs, dropped = fit(role, inputs, run.recorder.prompts, policy, budget)

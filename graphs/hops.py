@@ -86,13 +86,9 @@ def fits(state: State, allowance: Allowance) -> bool:
     return plan.fits(state["depth_left"] - 1, allowance.turns, allowance.retrievals)
 
 
-def _narrowed(state: State, allowance: Allowance) -> bool:
-    """Return whether a child had fewer plans to choose from than its parent's budgets would have left it."""
-    if state["below"]:
-        return False
-    depth = state["depth_left"] - 1
-    free = Grammar(depth, state["turns_left"], state["retrievals_left"])
-    return Grammar(depth, allowance.turns, allowance.retrievals).plans != free.plans
+def _starved(state: State, allowance: Allowance) -> bool:
+    """Return whether a planned child had to do without retrieval because the others use the budget up."""
+    return not state["below"] and allowance.retrievals == 0 and state["retrievals_left"] != 0
 
 
 def skipped(state: State, index: int) -> Solved:
@@ -167,6 +163,6 @@ def summarise(topology: Topology, share: Share, state: State, spoken: Spoken) ->
         "turns": topology.turns([hop["turns"] for hop in ran]),
         "retrievals": sum(hop["retrievals"] for hop in ran),
         "budget_hit": any(hop["budget_hit"] for hop in hops)
-        or any(_narrowed(state, share(state, hop["index"])) for hop in ran),
+        or any(_starved(state, share(state, hop["index"])) for hop in ran),
     }
     return {"solution": solution}

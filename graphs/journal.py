@@ -2,11 +2,12 @@
 
 The DAG (DESIGN §5 "Call DAG") follows from LangGraph's supersteps alone, for any graph: tasks of one
 superstep are parallel, the next superstep joins them, a subgraph is its calls in place of its node, and calls
-of one task follow each other. Tools are not calls, so they are contracted by construction.
+and subgraphs of one task follow each other. Tools are not calls, so they are contracted by construction.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
@@ -33,25 +34,54 @@ class Journal:
         """Start empty."""
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
-        self._started: dict[str, int] = defaultdict(int)
+        self._begun: dict[str, set[int]] = defaultdict(set)
+        self._restored: set[Place] = set()
+        self._sequence = itertools.count()
         self.retrievals: list[tuple[Place, Retrieval]] = []
 
-    def begin(self, path: str) -> int:
-        """Return how many calls were begun at `path` before, and count this one."""
+    def begin(self, path: str, place: Place) -> int:
+        """Return the index of a new call at `path`: 0, or more where others of the run bear the same path."""
         with self._lock:
-            index = self._started[path]
-            self._started[path] += 1
+            self._redo(place)
+            taken = self._begun[path]
+            index = next(number for number in itertools.count() if number not in taken)
+            taken.add(index)
             return index
 
     def add(self, call: Call, place: Place) -> None:
         """Add a finished call."""
         with self._lock:
-            self._entries.append(Entry(call, place, len(self._entries)))
+            self._entries.append(Entry(call, place, next(self._sequence)))
 
     def add_retrieval(self, retrieval: Retrieval, place: Place) -> None:
         """Add an executed retrieval."""
         with self._lock:
+            self._redo(place)
             self.retrievals.append((place, retrieval))
+
+    def restore(self, call: Call, place: Place) -> None:
+        """Take over a call of an interrupted run; it is void once its task runs again (`_redo`)."""
+        with self._lock:
+            self._begun[call.path].add(_index(call))
+            self._entries.append(Entry(call, place, next(self._sequence)))
+            self._restored.add(place)
+
+    def restore_retrieval(self, retrieval: Retrieval, place: Place) -> None:
+        """Take over a retrieval of an interrupted run."""
+        with self._lock:
+            self.retrievals.append((place, retrieval))
+            self._restored.add(place)
+
+    def _redo(self, place: Place) -> None:
+        """Drop what an interrupted run did in a task that now runs again: its end was not in the checkpoint."""
+        if place not in self._restored:
+            return
+        self._restored.discard(place)
+        for entry in self._entries:
+            if entry.place == place:
+                self._begun[entry.call.path].discard(_index(entry.call))
+        self._entries = [entry for entry in self._entries if entry.place != place]
+        self.retrievals = [pair for pair in self.retrievals if pair[0] != place]
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -69,8 +99,12 @@ class Journal:
             return tuple(item for _, item in sorted(self.retrievals, key=lambda pair: _sort_key(pair[0])))
 
 
-def _sort_key(place: Place) -> tuple[tuple[int, int, str], ...]:
-    return tuple((level.step, level.send, level.node) for level in place)
+def _index(call: Call) -> int:
+    return int(call.id[len(call.path) + 1 :] or 0)
+
+
+def _sort_key(place: Place) -> tuple[tuple[int, int, int, str], ...]:
+    return tuple((level.invocation, level.step, level.send, level.node) for level in place)
 
 
 def link(entries: Sequence[Entry]) -> tuple[Call, ...]:
@@ -98,17 +132,15 @@ def _connect(entries: list[Entry], depth: int, sinks: tuple[str, ...], out: list
 
 
 def _connect_task(entries: list[Entry], depth: int, sinks: tuple[str, ...], out: list[Call]) -> tuple[str, ...]:
-    """Append the calls of one task: its own in order of ending, a subgraph's in place of its first call."""
-    own = [entry for entry in entries if len(entry.place) <= depth + 1]
-    nested = [entry for entry in entries if len(entry.place) > depth + 1]
-    pending = sorted(own, key=lambda entry: entry.sequence)
-    first_nested = min((entry.sequence for entry in nested), default=-1)
-    for entry in pending:
-        if nested and entry.sequence > first_nested:
-            sinks = _connect(nested, depth + 1, sinks, out)
-            nested = []
-        out.append(replace(entry.call, parents=sinks))
-        sinks = (entry.call.id,)
-    if nested:
-        sinks = _connect(nested, depth + 1, sinks, out)
+    """Append the calls of one task, one after the other: its own, and each subgraph's in place of its first call."""
+    parts: dict[int, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        nested = len(entry.place) > depth + 1
+        parts[entry.place[depth + 1].invocation if nested else -1 - entry.sequence].append(entry)
+    for part in sorted(parts.values(), key=lambda part: min(entry.sequence for entry in part)):
+        if len(part[0].place) > depth + 1:
+            sinks = _connect(part, depth + 1, sinks, out)
+        else:
+            out.append(replace(part[0].call, parents=sinks))
+            sinks = (part[0].call.id,)
     return sinks

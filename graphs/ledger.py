@@ -158,7 +158,7 @@ def ledger_folder() -> Path:
 
 
 def _file_stem() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _sync_folder(folder: Path) -> None:

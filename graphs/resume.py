@@ -42,11 +42,9 @@ def restore(run: Run, data: Mapping[str, Any]) -> None:
         KeyError, TypeError, ValueError: The line is not what `snapshot` wrote.
     """
     for call, place in zip(data["calls"], data["places"], strict=True):
-        recorded = Call.from_json(call)
-        run.journal.begin(recorded.path)
-        run.journal.add(recorded, _place(place))
+        run.journal.restore(Call.from_json(call), _place(place))
     for item, place in zip(data["retrievals"], data["retrieval_places"], strict=True):
-        run.journal.add_retrieval(Retrieval.from_json(item), _place(place))
+        run.journal.restore_retrieval(Retrieval.from_json(item), _place(place))
 
 
 def last_pause(run_folder: Any, thread: str) -> tuple[str, dict[str, Any]] | None:

@@ -82,7 +82,7 @@ class Result(TypedDict):
     prompt_tokens: int
     generated_tokens: int
     budget_hit: bool
-    """Whether a budget took something away: a hop was skipped, or had fewer plans than its parent's budget."""
+    """Whether a budget took something away: a hop was skipped, or no retrieval was left for its plan."""
     run: str | None
     """Id of the run in the ledger; None when it is not recorded."""
     warnings: list[str]

@@ -29,6 +29,11 @@ class Level:
     task: str
     """LangGraph's random task id: tells tasks apart, never ordered by."""
 
+    @property
+    def invocation(self) -> int:
+        """Return n where this level stands for the n-th further subgraph that one task ran, else 0."""
+        return int(self.node) if self.node.isdigit() and not self.task else 0
+
 
 Place = tuple[Level, ...]
 
@@ -90,8 +95,6 @@ class Tracker(GraphCallbackHandler):
             prefix.append(part)
             node, _, task = part.partition(":")
             step, send = self._levels.get(NS_SEPARATOR.join(prefix), (0, -1))
-            if node.isdigit() and not task:  # the n-th subgraph call of one task
-                step, send = int(node), -1
             levels.append(Level(step, node, send, task))
         return tuple(levels)
 

