@@ -121,7 +121,7 @@ def chroma_errors(doing: str) -> Iterator[None]:
         ) from error
 
 
-def open_client(folder: Path, *, create: bool = False, remedy: str = "jade index") -> ClientAPI:
+def open_client(folder: Path, *, create: bool = False, remedy: str = "jade index FOLDER") -> ClientAPI:
     """Open the store in `folder`; telemetry off.
 
     Args:
@@ -188,7 +188,7 @@ def read_rows(collection: Collection) -> Rows:
     if not documents or any(text is None for text in documents):
         raise RetrieverError(
             f'collection "{name}" has entries without a document text, so there is nothing to read answers from; '
-            "store the texts as Chroma documents, or build a collection of them with: jade index"
+            "store the texts as Chroma documents, or build a collection of them: jade index FOLDER"
         )
     order = sorted(range(len(ids)), key=ids.__getitem__)
     about = [dict(metadatas[row] or {}) if metadatas else {} for row in order]

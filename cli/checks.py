@@ -60,7 +60,7 @@ def packages(root: Path = ROOT) -> Finding:
         installed = _version(item.name)
         if installed is None or not item.specifier.contains(installed, prereleases=True):
             broken.append(f"{item.name} {installed or 'missing'} (wanted {item.specifier})")
-        elif pinned.get(item.name.lower(), installed) != installed.split("+")[0]:
+        elif pinned.get(item.name.lower(), installed.split("+")[0]) != installed.split("+")[0]:
             other.append(f"{item.name} {installed} (tested with {pinned[item.name.lower()]})")
     if broken:
         return Finding("packages", "fail", "; ".join(broken), remedy)

@@ -154,7 +154,9 @@ def _call_in_full(call: Call) -> Group:
     said = Text(clean(call.text) or "(nothing)", style="default")
     lines: list[RenderableType] = [head, Padding(said, (0, 0, 0, 2), expand=False)]
     if call.format_error:
-        lines.append(Padding(Text(f"went on with: {one_line(_said(call.value))}", style="yellow"), (0, 0, 0, 2), expand=False))
+        lines.append(
+            Padding(Text(f"went on with: {one_line(_said(call.value))}", style="yellow"), (0, 0, 0, 2), expand=False)
+        )
     return Group(*lines, Padding(Text(_figures(call), style="dim"), (0, 0, 0, 2), expand=False))
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.config import get_stream_writer
 
 from agents.call import Call, Completion, Policy, Prompt, Request
 from agents.errors import FormatError, PromptError
 from agents.role import Inputs, Prompts, Role
 from graphs.run import Run, current_run
+from graphs.tokens import token_events
 from graphs.tracker import Place, node_path
 
 V = TypeVar("V")
@@ -126,7 +126,7 @@ def _prepare(role: Role[Any], inputs: Inputs, config: RunnableConfig, path: str 
         stop=role.stop,
         constraint=role.constraint(inputs) if options.decoding == "constrained" else None,
         adapter=run.recorder.adapter_of(role.name),
-        on_text=_token_events(role.stop) if final and run.streaming else None,
+        on_text=token_events(role.stop) if final and run.streaming else None,
     )
     identifier = path if index == 0 else f"{path}#{index}"
     return _Pending(run, role, inputs, request, path, identifier, place, dropped, time.perf_counter())
@@ -207,24 +207,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [to_json(item) for item in value]
     return str(value)
-
-
-def _token_events(stop: str | None) -> Callable[[str], None]:
-    """Return a listener that writes the text inside the role's tag to the custom stream as it grows."""
-    write = get_stream_writer()
-    opening = stop.replace("</", "<") if stop else ""
-    sent = 0
-
-    def listen(text: str) -> None:
-        nonlocal sent
-        start = text.find(opening)
-        if start < 0:
-            return
-        inner = text[start + len(opening) :]
-        if stop:
-            inner = inner.split("<", 1)[0]
-        if len(inner) > sent:
-            write({"token": inner[sent:]})
-            sent = len(inner)
-
-    return listen

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -216,21 +216,31 @@ def code_version() -> str:
         return "unknown"
 
 
+@cache
+def _served(topology: TopologyName) -> RecordedGraph:
+    """Return an exported graph; the server asks anew for every request, and all exports share one model."""
+    if topology == "jade":
+        return load_graph(lazy=True)
+    whole = _served("jade").recorder
+    graph = load_graph(topology=topology, retriever=whole.retriever, lazy=True)
+    return graph.with_recorder(batcher=whole.batcher, ledger=whole.ledger)
+
+
 def jade() -> RecordedGraph:
     """Export the whole graph for `langgraph dev`."""
-    return load_graph(lazy=True)
+    return _served("jade")
 
 
 def single_round() -> RecordedGraph:
     """Export the planned chain alone."""
-    return load_graph(topology="single_round", lazy=True)
+    return _served("single_round")
 
 
 def qds() -> RecordedGraph:
     """Export the serial decomposition alone."""
-    return load_graph(topology="qds", lazy=True)
+    return _served("qds")
 
 
 def qdp() -> RecordedGraph:
     """Export the parallel decomposition alone."""
-    return load_graph(topology="qdp", lazy=True)
+    return _served("qdp")

@@ -2,7 +2,8 @@
 
 All runs live in one private event loop. When nothing in it is ready to run, every run waits: queued queries
 are answered together, then all queued requests are sampled together. A failed run is a record, not an
-exception; only when every run failed does `collect` raise.
+exception; only when every run failed does `collect` raise. (Parallel branches of sync-only nodes race in
+threads: their runs are reproducible, which of them share a batch is not.)
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from graphs.trajectory import FAILED, Trajectory
 
 T = TypeVar("T")
 QuestionLike = str | Mapping[str, Any]
+MOST_THREADS = 100_000
+"""Never reached: a thread is only made where one is needed."""
 
 
 @dataclass
@@ -89,7 +92,7 @@ def collect(
         **options: Per-call options such as `workflow="R,AG"` or `record="train"`.
 
     Raises:
-        ConfigError: No questions, or an impossible option.
+        ConfigError: No questions, an unusable one, or an impossible option; nothing has run then.
         Exception: The first run's error, when every run failed.
     """
     if not questions:
@@ -107,8 +110,10 @@ def collect(
         batcher=batcher, ledger=ledger or graph.recorder.ledger, on_close=note, defaults=Options()
     )
     jobs = _jobs(questions, base, runs, graph.recorder.input)
+    for job in jobs:
+        private.check(job.input)
     started = time.perf_counter()
-    _drive(batcher, lambda: _run_all(private, jobs, in_flight, gathered), in_flight)
+    _drive(batcher, lambda: _run_all(private, jobs, in_flight, gathered))
     if timing is not None:
         timing.model += batcher.model_seconds
         timing.retrieval += batcher.retrieval_seconds
@@ -155,7 +160,7 @@ async def _run_all(graph: RecordedGraph, jobs: Sequence[_Job], in_flight: int, g
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _drive(batcher: LockstepBatcher, work: Callable[[], Any], in_flight: int) -> None:
+def _drive(batcher: LockstepBatcher, work: Callable[[], Any]) -> None:
     """Run `work` in a private event loop that reports its idle moments to the batcher."""
 
     def factory() -> asyncio.AbstractEventLoop:
@@ -166,7 +171,7 @@ def _drive(batcher: LockstepBatcher, work: Callable[[], Any], in_flight: int) ->
 
         batcher.wake = wake
         # nodes without an async face run in threads and block there: none may wait for another's thread
-        loop.set_default_executor(ThreadPoolExecutor(max_workers=max(32, 8 * in_flight)))
+        loop.set_default_executor(ThreadPoolExecutor(max_workers=MOST_THREADS))
         return loop
 
     def run() -> None:

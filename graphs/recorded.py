@@ -8,15 +8,16 @@ accepted as keyword arguments of invoke, stream and batch, and each run is writt
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import merge_configs
+from langchain_core.runnables.config import ensure_config, merge_configs
 from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import Command
 
 from agents.batcher import TimedBatcher
 from agents.call import Policy
@@ -25,10 +26,13 @@ from agents.passage import Retriever
 from agents.role import Prompts
 from graphs.ledger import LedgerWriter
 from graphs.options import Options, read_options
-from graphs.run import RUN_ID_KEY, RUN_KEY, Recorder, Run
+from graphs.run import RUN_ID_KEY, RUN_KEY, Recorder, Run, new_run_id
+from graphs.tokens import stream_modes, with_tokens
 
 T = TypeVar("T")
 MAX_QUESTION_CHARACTERS = 4000
+LANGGRAPH = frozenset(inspect.signature(CompiledStateGraph.stream).parameters) | {"checkpoint_during"}
+"""Keyword arguments that are LangGraph's own; every other one must be an option."""
 
 
 class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
@@ -50,12 +54,14 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             ConfigError: An unknown or impossible option, or an unusable question.
         """
         if _is_nested(config):
-            yield from super().stream(input, config, **kwargs)
+            yield from super().stream(self._as_mapping(input), config, **_only_langgraphs(kwargs))
             return
         run, input, config, kwargs = self._begin(input, config, kwargs)
+        keep, kwargs = with_tokens(kwargs)
         error: BaseException | None = None
         try:
-            yield from super().stream(input, config, **kwargs)
+            for chunk in super().stream(input, config, **kwargs):
+                yield from keep(chunk)
         except BaseException as problem:
             error = problem
             raise
@@ -65,14 +71,16 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """Stream the graph's steps asynchronously; see `stream`."""
         if _is_nested(config):
-            async for chunk in super().astream(input, config, **kwargs):
+            async for chunk in super().astream(self._as_mapping(input), config, **_only_langgraphs(kwargs)):
                 yield chunk
             return
         run, input, config, kwargs = await self._aside(self._begin, input, config, kwargs)
+        keep, kwargs = with_tokens(kwargs)
         error: BaseException | None = None
         try:
             async for chunk in super().astream(input, config, **kwargs):
-                yield chunk
+                for kept in keep(chunk):
+                    yield kept
         except BaseException as problem:
             error = problem
             raise
@@ -88,21 +96,19 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     def _begin(
         self, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
     ) -> tuple[Run, Any, RunnableConfig, dict[str, Any]]:
-        """Open a run (or reopen an interrupted one) and hand it to LangGraph in the config."""
+        """Open a run (or take up an interrupted one) and hand it to LangGraph in the config."""
         options, kwargs = self._take_options(kwargs)
         conf = (config or {}).get("configurable", {})
         thread = str(conf["thread_id"]) if "thread_id" in conf else None
-        run = self._reopen(thread) if not isinstance(input, str | Mapping) else None
-        if run is None:
-            input = {self.recorder.input: input} if isinstance(input, str) else input
-            question = self._question(input)
-            run = Run(self.recorder, conf.get(RUN_ID_KEY) or uuid.uuid4().hex[:16], question, options)
+        if input is None or isinstance(input, Command):
+            run = self._resume(thread, options)
+        else:
+            input, question = self._read_question(input)
+            run = Run(self.recorder, conf.get(RUN_ID_KEY) or new_run_id(), question, options)
             run.thread = thread
-            if isinstance(input, Mapping):
-                input = {**input, self.recorder.input: question} if self.recorder.input in input else input
             self._write_open(run)
-        modes = kwargs.get("stream_mode") or ()
-        run.streaming = "custom" in ([modes] if isinstance(modes, str) else modes)
+        _ = self.recorder.batcher.policy.context_length  # a lazy policy loads here, off a serving event loop
+        run.streaming = "custom" in stream_modes(kwargs)
         if self.context_schema is Options:
             kwargs["context"] = run.options
         self.recorder.batcher.enter(run.id)
@@ -111,14 +117,35 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def _take_options(self, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
         """Split keyword arguments into our options and LangGraph's own."""
-        ours = {name: kwargs[name] for name in kwargs if name in Options.model_fields}
-        theirs = {name: value for name, value in kwargs.items() if name not in ours}
+        ours = {name: kwargs[name] for name in kwargs if name not in LANGGRAPH}
+        theirs = {name: value for name, value in kwargs.items() if name in LANGGRAPH}
         context = theirs.get("context")
         if self.context_schema is Options and context is not None:
             given = context.model_dump(exclude_unset=True) if isinstance(context, Options) else dict(context)
             ours = {**given, **ours}
-        options = read_options(ours, self.recorder.defaults)
-        return options, theirs
+        return read_options(ours, self.recorder.defaults), theirs
+
+    def _as_mapping(self, input: Any) -> Any:
+        """Return the input with a bare string in its place."""
+        return {self.recorder.input: input} if isinstance(input, str) else input
+
+    def _read_question(self, input: Any) -> tuple[Any, str]:
+        """Return the input as LangGraph wants it, and the run's question for the record.
+
+        Raises:
+            ConfigError: The question is missing, blank or too long.
+        """
+        input, name = self._as_mapping(input), self.recorder.input
+        question = self._question(input)
+        return ({**input, name: question} if isinstance(input, Mapping) and name in input else input), question
+
+    def check(self, input: Any) -> None:
+        """Refuse an input before anything runs.
+
+        Raises:
+            ConfigError: The question is missing, blank or too long.
+        """
+        self._read_question(input)
 
     def _question(self, input: Any) -> str:
         """Return the run's question for the record.
@@ -147,16 +174,25 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             if warning:
                 run.warn(warning)
 
-    def _reopen(self, thread: str | None) -> Run | None:
-        """Return the interrupted run of a checkpointer thread with its calls, if it was recorded."""
-        return None if thread is None else Run.reopen(self.recorder, thread)
+    def _resume(self, thread: str | None, options: Options) -> Run:
+        """Take up the unfinished run of a checkpointer thread; without its beginning, its rest is not recorded."""
+        run = Run.reopen(self.recorder, thread) if thread is not None else None
+        if run is None:
+            unrecorded = {"record": "off", "temperature": options.tau}
+            run = Run(self.recorder, new_run_id(), "", options.model_copy(update=unrecorded))
+            if options.record != "off":
+                run.warn("not recorded: the ledger does not hold what this run did before it was interrupted")
+        self._write_open(run)
+        return run
 
     def _end(self, run: Run, error: BaseException | None) -> None:
         """Close the run: write its trajectory, unless it only paused."""
         self.recorder.batcher.leave(run.id)
         if run.tracker.paused and error is None:
-            run.checkpoint()
-            return
+            if run.thread is not None:
+                run.checkpoint()
+                return
+            error = ConfigError("stopped at a breakpoint that nobody can resume: no thread_id, no checkpointer")
         trajectory = run.trajectory(error)
         if self.recorder.ledger is not None and run.options.record != "off":
             warning = self.recorder.ledger.close(trajectory)
@@ -175,7 +211,19 @@ def _tell(output: Any, warning: str) -> None:
 
 def _is_nested(config: RunnableConfig | None) -> bool:
     """Return whether this graph runs inside another recorded run, which then records its calls."""
-    return RUN_KEY in (config or {}).get("configurable", {})
+    return RUN_KEY in ensure_config(config).get("configurable", {})
+
+
+def _only_langgraphs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of a nested graph.
+
+    Raises:
+        ConfigError: There are options among them.
+    """
+    ours = [name for name in kwargs if name not in LANGGRAPH]
+    if ours:
+        raise ConfigError(f"options {ours} were given to a graph inside a recorded run; give them to the outer graph")
+    return kwargs
 
 
 def trainable(

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.call import Call
 from agents.errors import LedgerError
-from graphs.ledger_lines import UNREADABLE, log_problem, read_data, read_lines
+from graphs.ledger_lines import UNREADABLE, Line, Problem, log_problem, read_data, read_lines
 from graphs.tracker import Level, Place
-from graphs.trajectory import Retrieval
+from graphs.trajectory import FAILED, Retrieval
 
 if TYPE_CHECKING:
     from graphs.run import Run
@@ -28,6 +29,7 @@ def snapshot(run: Run) -> dict[str, Any]:
     retrievals = list(run.journal.retrievals)
     return {
         **run.header(),
+        "warnings": list(run.warnings),
         "calls": [entry.call.to_json() for entry in entries],
         "places": [_place_json(entry.place) for entry in entries],
         "retrievals": [asdict(item) for _, item in retrievals],
@@ -45,28 +47,53 @@ def restore(run: Run, data: Mapping[str, Any]) -> None:
         run.journal.restore(Call.from_json(call), _place(place))
     for item, place in zip(data["retrievals"], data["retrieval_places"], strict=True):
         run.journal.restore_retrieval(Retrieval.from_json(item), _place(place))
+    for warning in data.get("warnings", ()):
+        run.warn(str(warning))
 
 
-def last_pause(run_folder: Any, thread: str) -> tuple[str, dict[str, Any]] | None:
-    """Return (run id, pause data) of the latest run of a checkpointer thread that was not closed.
+@dataclass(frozen=True)
+class Unfinished:
+    """The latest run of a checkpointer thread, where it was left."""
 
-    Lines that cannot be read are logged and skipped; a folder without a ledger has no paused run.
+    run: str
+    closed: bool
+    """Whether it is in the ledger as crashed: whoever takes it up again is another run."""
+    data: Mapping[str, Any]
+    """Of its last pause line, or of its open line where it made no call."""
+
+
+def unfinished(folder: Path, thread: str) -> Unfinished | None:
+    """Return the latest run of a checkpointer thread, if it did not end well.
+
+    Lines that cannot be read are logged and skipped; a folder without a ledger has no such run.
     """
     mark = f'"thread":{json.dumps(thread)}'.encode()
-    found: dict[str, dict[str, Any]] = {}
+    last: Line | None = None
+    close: Line | None = None
     try:
-        for line in read_lines(run_folder, log_problem):
-            if line.event == "close":
-                found.pop(line.run, None)
-            elif line.event == "pause" and mark in line.raw:
-                try:
-                    found[line.run] = read_data(line)
-                except UNREADABLE:
-                    continue
+        for line in read_lines(folder, log_problem):
+            wanted = line.event in ("open", "pause") and mark in line.raw
+            if wanted and (last is None or line.at >= last.at) and _data(line).get("thread") == thread:
+                last = line._replace(raw=b"")
+        if last is None:
+            return None
+        for line in read_lines(folder, lambda problem: None):
+            if line.event == "close" and line.run == last.run and (close is None or line.at >= close.at):
+                close = line._replace(raw=b"")
     except LedgerError:
         return None
-    matching = [(run, data) for run, data in found.items() if data.get("thread") == thread]
-    return matching[-1] if matching else None
+    if close is not None and _data(close).get("outcome") not in FAILED:
+        return None
+    empty: dict[str, Any] = {"calls": [], "places": [], "retrievals": [], "retrieval_places": []}
+    return Unfinished(last.run, close is not None, {**empty, **_data(last)})
+
+
+def _data(line: Line) -> dict[str, Any]:
+    try:
+        return read_data(line)
+    except UNREADABLE as error:
+        log_problem(Problem(line.file, line.number, f"corrupt {line.event} line: {error!r:.200}; skipped"))
+        return {}
 
 
 def _place_json(place: Place) -> list[list[Any]]:

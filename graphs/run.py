@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,8 +23,9 @@ from agents.passage import Passage, Retriever
 from agents.role import Prompts
 from graphs.journal import Journal
 from graphs.ledger import LedgerWriter
+from graphs.ledger_lines import UNREADABLE
 from graphs.options import Options, read_options
-from graphs.resume import last_pause, restore, snapshot
+from graphs.resume import restore, snapshot, unfinished
 from graphs.tracker import Place, Tracker
 from graphs.trajectory import Outcome, Retrieval, Trajectory
 
@@ -160,15 +162,20 @@ class Run:
 
     @staticmethod
     def reopen(recorder: Recorder, thread: str) -> Run | None:
-        """Return the interrupted run of a checkpointer thread with its journal, if recorded."""
-        ledger = recorder.ledger
-        found = last_pause(ledger.folder, thread) if ledger is not None else None
+        """Return the unfinished run of a checkpointer thread with its journal, if it was recorded.
+
+        A run that is already in the ledger as crashed goes on under a new id.
+        """
+        found = unfinished(recorder.ledger.folder, thread) if recorder.ledger is not None else None
         if found is None:
             return None
-        identifier, data = found
-        run = Run(recorder, identifier, str(data["question"]), read_options(data["options"]))
-        run.thread, run.started = thread, str(data["started"])
-        restore(run, data)
+        try:
+            identifier = new_run_id() if found.closed else found.run
+            run = Run(recorder, identifier, str(found.data["question"]), read_options(found.data["options"]))
+            run.thread, run.started = thread, str(found.data["started"])
+            restore(run, found.data)
+        except UNREADABLE:
+            return None
         return run
 
     def header(self) -> dict[str, Any]:
@@ -215,6 +222,11 @@ class Run:
             started=self.started,
             seconds={key: round(value, 6) for key, value in {**seconds, "total": total}.items()},
         )
+
+
+def new_run_id() -> str:
+    """Return a fresh id for a run."""
+    return uuid.uuid4().hex[:16]
 
 
 def _outcome(error: BaseException | None, final: Any) -> Outcome:

@@ -65,9 +65,7 @@ def test_serial_decomposition_by_hand() -> None:
     values = {"P": 0.4, "D": 0.2, "AG0": 0.6, "P1": 0.3, "AG1": 0.7, "AS": 0.9}
     got = tree_gae(graph, 0.5, values, zeros(graph), zeros(graph), lam=0.5)
     assert got.returns == pytest.approx({"P": 0.375, "D": 0.55, "AG0": 0.5, "P1": 0.7, "AG1": 0.7, "AS": 0.5})
-    assert got.advantages == pytest.approx(
-        {"P": -0.025, "D": 0.35, "AG0": -0.1, "P1": 0.4, "AG1": 0.0, "AS": -0.4}
-    )
+    assert got.advantages == pytest.approx({"P": -0.025, "D": 0.35, "AG0": -0.1, "P1": 0.4, "AG1": 0.0, "AS": -0.4})
     assert terminal_gae(graph, 0.5, values, zeros(graph), zeros(graph), lam=0.5) == got
 
 
@@ -188,9 +186,7 @@ class Case:
     def credit(self, estimator: object = tree_gae, lam: float | None = None) -> Credit:
         assert callable(estimator)
         weight = self.lam if lam is None else lam
-        got = estimator(
-            dag(self.parents), self.reward, self.values, self.penalties, self.format_values, lam=weight
-        )
+        got = estimator(dag(self.parents), self.reward, self.values, self.penalties, self.format_values, lam=weight)
         assert isinstance(got, Credit)
         return got
 

@@ -48,7 +48,7 @@ def test_gradients_reach_the_trunk_only_where_it_is_the_critics_own(detach: bool
     nn.init.ones_(head.linear.weight)
     critic = Critic(head, trunk, detach)
     values = critic(torch.tensor([[1, 2, 3]]), torch.ones(1, 3), torch.tensor([1]))
-    values.sum().backward()
+    values.sum().backward()  # type: ignore[no-untyped-call]
     assert head.linear.weight.grad is not None
     touched = trunk.embed.weight.grad is not None
     assert touched is not detach

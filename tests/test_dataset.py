@@ -129,9 +129,7 @@ def test_squad(tmp_path: Path) -> None:
     assert (first.id, first.answers, second.id) == ("s1", ("1988", "in 1988"), "s2")
     item["answers"] = []
     path.write_text(json.dumps({"data": [{"title": "T", "paragraphs": [paragraph]}]}, indent=2))
-    with pytest.raises(
-        ConfigError, match=r"dev-v1\.1\.json.*\n.*data\[0\]\.paragraphs\[0\]\.qas\[0\]: no gold"
-    ):
+    with pytest.raises(ConfigError, match=r"dev-v1\.1\.json.*\n.*data\[0\]\.paragraphs\[0\]\.qas\[0\]: no gold"):
         load_examples(path)
 
 
@@ -172,9 +170,7 @@ def test_plain_rows_in_their_spellings(tmp_path: Path) -> None:
         ({"question": "Two?", "answers": ["x"], "id": "one"}, "line 3", r"duplicate of line 2 \(id 'one'\)"),
     ],
 )
-def test_a_bad_row_is_refused_by_file_place_and_reason(
-    tmp_path: Path, row: Any, place: str, reason: str
-) -> None:
+def test_a_bad_row_is_refused_by_file_place_and_reason(tmp_path: Path, row: Any, place: str, reason: str) -> None:
     path = write(tmp_path / "bad.jsonl", [question(0), question(1, id="one"), row, question(3)])
     with pytest.raises(ConfigError, match=rf"bad\.jsonl: 1 row.*\n  {place}: .*{reason}"):
         load_examples(path)

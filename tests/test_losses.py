@@ -136,9 +136,7 @@ def test_weights_and_whitening_over_two_ranks_equal_one_process() -> None:
     whole = per_trajectory(counts, owner)
     sums = [torch.tensor(1.0).double(), torch.tensor(2.0).double()]  # trajectories on rank 0 and 1
     for part in parts:
-        got = per_trajectory(
-            counts[part], owner[part] - owner[part].min(), lambda _: sum(sums, torch.tensor(0.0))
-        )
+        got = per_trajectory(counts[part], owner[part] - owner[part].min(), lambda _: sum(sums, torch.tensor(0.0)))
         assert torch.equal(got, whole[part])
     mass = whole * counts
     expected = whiten(advantages, mass, torch.ones(4, dtype=torch.bool))

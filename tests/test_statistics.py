@@ -164,6 +164,6 @@ def test_swapping_the_sides_mirrors_the_result(scores: list[float]) -> None:
 
 def test_ten_thousand_questions_in_time() -> None:
     generator = np.random.default_rng(0)
-    started = time.perf_counter()
+    started = time.process_time()
     compare(generator.random(10_000), generator.random(10_000))
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10

@@ -50,6 +50,7 @@ def test_the_model_is_small_seeded_and_leaves_the_global_generator_alone(tokeniz
     weights = [model.model.embed_tokens.weight for model in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert weights[0].dtype == torch.float32 and weights[0].shape == (len(tokenizer), 32)
+    assert float(weights[0].detach().std()) == pytest.approx(32**-0.5, rel=0.05)
 
 
 def test_constrained_decoding_knows_the_tokenizer(tokenizer: Any) -> None:

@@ -17,7 +17,7 @@ from evaluation.dataset import load_examples
 from evaluation.metrics import answer_score
 from graphs.acting import fit
 from graphs.trajectory import Trajectory
-from training.draft import Row
+from training.rows import Row
 
 
 @dataclass

@@ -93,22 +93,24 @@ def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
 def balanced(rows: Sequence[Row], total: int, shares: Mapping[str, float]) -> list[Row]:
     """Return at most `total` rows whose options stand in the given shares, as far as there are rows.
 
-    What an option cannot fill goes to the others in proportion; an option without a share gets none.
+    What an option cannot fill goes to the others in proportion. An option that is not named has the share of
+    "*"; without a "*" it gets none.
 
     Args:
         rows: Candidates of one role, in the order in which they are preferred.
         total: Most rows.
         shares: Option → share; need not add up to 1.
     """
-    available = Counter(row.option for row in rows if shares.get(row.option, 0) > 0)
+    share = {row.option: shares.get(row.option, shares.get("*", 0.0)) for row in rows}
+    available = Counter(row.option for row in rows if share[row.option] > 0)
     quota = dict.fromkeys(available, 0)
     open_options = {option for option in available if available[option]}
     left = min(total, sum(available.values()))
     while left and open_options:
-        weight = sum(shares[option] for option in open_options)
+        weight = sum(share[option] for option in open_options)
         granted = 0
         for option in sorted(open_options):
-            more = min(available[option] - quota[option], max(1, int(left * shares[option] / weight)))
+            more = min(available[option] - quota[option], max(1, int(left * share[option] / weight)))
             more = min(more, left - granted)
             quota[option] += more
             granted += more

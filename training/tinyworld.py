@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -74,6 +75,20 @@ class World:
     train: tuple[Example, ...] = ()
     dev: tuple[Example, ...] = ()
     """Question strings that occur nowhere in `train`, not even as a sub-question."""
+
+    @cached_property
+    def by_title(self) -> Mapping[str, tuple[Passage, ...]]:
+        """Return the passages of each entity, by its name in lower case."""
+        found: dict[str, tuple[Passage, ...]] = {}
+        for passage in self.passages:
+            title = passage["title"].casefold()
+            found[title] = (*found.get(title, ()), passage)
+        return found
+
+    def look_up(self, query: str, k: int) -> list[Passage]:
+        """Return up to k passages on the first entity that `query` names; none where it names none."""
+        named = [word for word in re.findall(r"\w+", query.casefold()) if word in self.by_title]
+        return list(self.by_title[named[0]][:k]) if named else []
 
     def answers(self, ask: Ask) -> tuple[str, ...]:
         """Return the answer for each entity of `ask`.
@@ -231,10 +246,8 @@ class TinyRetriever:
     """Looks up the first entity that a query names and returns its passages; implements `Retriever`."""
 
     def __init__(self, world: World) -> None:
-        """Index the passages of `world` by title."""
-        self._by_title: dict[str, list[Passage]] = {}
-        for passage in world.passages:
-            self._by_title.setdefault(passage["title"].casefold(), []).append(passage)
+        """Search the passages of `world`."""
+        self._world = world
         digest = hashlib.sha256("\n".join(f"{p['id']} {p['text']}" for p in world.passages).encode())
         self._environment = digest.hexdigest()[:16]
 
@@ -245,8 +258,4 @@ class TinyRetriever:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """Return up to k passages on the first entity named in each query; none where none is named."""
-        found: list[list[Passage]] = []
-        for query in queries:
-            named = [word for word in re.findall(r"\w+", query.casefold()) if word in self._by_title]
-            found.append(self._by_title[named[0]][:k] if named else [])
-        return found
+        return [self._world.look_up(query, k) for query in queries]

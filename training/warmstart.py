@@ -40,9 +40,10 @@ SHARES: Mapping[str, Mapping[str, float]] = {
     },
     "serial_decomposer": {
         "musique": 0.45, "2wikimultihopqa": 0.25, "hotpotqa": 0.14, "strategyqa": 0.1, "complexwebquestions": 0.06,
+        "*": 0.45,
     },
     "parallel_decomposer": {
-        "2wikimultihopqa": 0.45, "strategyqa": 0.3, "hotpotqa": 0.22, "complexwebquestions": 0.03,
+        "2wikimultihopqa": 0.45, "strategyqa": 0.3, "hotpotqa": 0.22, "complexwebquestions": 0.03, "*": 0.45,
     },
     "query_rewriter": {"question": 0.5, "first hop": 0.2, "later hop": 0.3},
     "document_selector": {"first": 0.35, "later": 0.3, "several": 0.27, "none": 0.08},
@@ -51,7 +52,10 @@ SHARES: Mapping[str, Mapping[str, float]] = {
     },
     "answer_summariser": {"last hop": 0.42, "compared": 0.33, "yes/no": 0.21, "unknown": 0.04},
 }  # fmt: skip
-"""Role → option → share. `QR,AG` has none: no data says when rewriting without retrieval helps."""
+"""Role → option → share; "*" is a data set of the user's own.
+
+`QR,AG` has none: no data says when rewriting without retrieval helps.
+"""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _reading(sets: Mapping[str, SearchSet], splits: Sequence[Split], most: int, 
         items = _drawn(list(items_of(part.examples, own)), most, seed)
         found = search(items, part.retriever(), top_k)
         yield from selector_rows(found, seed)
-        yield from generator_rows(found, seed)
+        yield from generator_rows(found, seed, closed_book=not part.reading_only)
         if not part.reading_only:
             yield from chain_rows(found, seed)
             yield from rewriter_rows(found)

@@ -210,14 +210,20 @@ def _kind_of_selection(useful: Sequence[int]) -> str:
     return "several" if len(useful) > 1 else "first" if useful[0] == 0 else "later"
 
 
-def generator_rows(found: Sequence[Found], seed: int) -> Iterator[Row]:
-    """Yield a generator row of each retrieval that it can be right on, and a few unanswerable ones."""
+def generator_rows(found: Sequence[Found], seed: int, *, closed_book: bool = True) -> Iterator[Row]:
+    """Yield a generator row of each retrieval that it can be right on, and a few unanswerable ones.
+
+    Args:
+        found: What retrieval returned.
+        seed: Key of every choice.
+        closed_book: Whether the questions make sense without any document.
+    """
     for one in found:
         item = one.item
         useful = [document for document in one.documents if document["id"] in item.supporting]
         answer = _answer(item, useful)
         draw = chance(seed, "documents", item.question)
-        if answer and draw < 0.06:
+        if answer and draw < 0.06 and closed_book:
             documents, option = [], "no documents"
         elif answer and draw < 0.4:
             documents, option = useful, "selected"
