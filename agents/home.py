@@ -19,7 +19,6 @@ def jade_home() -> Path:
         home.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"the cache folder {home} cannot be created ({error}); "
-            "set JADE_HOME to a folder that you may write to"
+            f"the cache folder {home} cannot be created ({error}); set JADE_HOME to a folder that you may write to"
         ) from error
     return home

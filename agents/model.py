@@ -6,7 +6,6 @@ into micro-batches and keeps the books (DESIGN §5). Simplification: a micro-bat
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,16 +21,15 @@ from agents.call import Completion, Constraint, Message, Prompt, Request
 from agents.constraint import Grammars
 from agents.embedded import Progress
 from agents.errors import ConfigError, PromptError
-from agents.model_adapters import AdapterSet, tensor_bytes
+from agents.model_adapters import AdapterSet
+from agents.model_batches import plan_batches
 from agents.model_cache import GrowingBatch, HeadStates, SlotBatch, head_states
 from agents.model_engine import Batch, Row, Speech, decode
+from agents.model_facts import attends_to_everything, end_tokens, memory_hash, text_base
 from agents.model_force import Forced, force
 from agents.model_load import load_backbone
 from agents.model_prefix import PrefixCache
 from agents.model_prompt import PromptEncoder
-
-STOP_RULE = 1
-"""Version of the rule that ends a response; part of the `text` hash."""
 
 
 class SharedModel:
@@ -62,7 +60,7 @@ class SharedModel:
             prefix_tokens: Most head tokens kept in the prefix cache; 0 turns sharing off.
         """
         self.module, self.tokenizer, self.name = module, tokenizer, name
-        self.weights = weights or _memory_hash(module)
+        self.weights = weights or memory_hash(module)
         self.text_digest = text_digest
         self.rows, self.tokens = rows, tokens
         self.adapter_set = AdapterSet(module)
@@ -73,15 +71,15 @@ class SharedModel:
         config: Any = module.config
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self._config = text_config
-        self._eos = _end_tokens(module, tokenizer)
+        self._eos = end_tokens(module, tokenizer)
         self._encoder = PromptEncoder(tokenizer)
         self._speech = Speech(tokenizer, self._eos)
         self.grammars = Grammars(tokenizer, int(text_config.vocab_size), self._eos[0])
         self._prefix = PrefixCache(prefix_tokens)
-        self._slots = _attends_to_everything(text_config)
+        self._slots = attends_to_everything(text_config)
         self._policies: dict[str, str] = {}
         self._infos: dict[str, AdapterInfo] = {}
-        self._text_base = _text_base(self.weights, tokenizer)
+        self._text_base = text_base(self.weights, tokenizer)
 
     @staticmethod
     def load(
@@ -240,7 +238,7 @@ class SharedModel:
             self._check(request)
         done: list[Completion | None] = [None] * len(requests)
         with self.lock, torch.inference_mode():
-            for places in self._batches(requests):
+            for places in plan_batches(requests, self.rows, self.tokens):
                 completions = self._answer([requests[place] for place in places])
                 for place, completion in zip(places, completions, strict=True):
                     done[place] = completion
@@ -275,9 +273,7 @@ class SharedModel:
         A choice that begins another one ends with EOS, as it does when sampled. Their probabilities sum to 1.
         """
         constraint = Constraint(choices=tuple(choices))
-        rows = [
-            (prompt.ids, self.grammars.complete(constraint, choice), constraint, tau) for choice in choices
-        ]
+        rows = [(prompt.ids, self.grammars.complete(constraint, choice), constraint, tau) for choice in choices]
         return [sum(logprobs) for logprobs in self.teacher_force(rows, adapter)]
 
     def _check(self, request: Request) -> None:
@@ -292,23 +288,6 @@ class SharedModel:
         if request.adapter is not None and request.adapter not in self.adapters:
             loaded = ", ".join(self.adapters) or "none"
             raise ConfigError(f"no adapter {request.adapter!r} is loaded; loaded: {loaded}")
-
-    def _batches(self, requests: Sequence[Request]) -> list[list[int]]:
-        order = sorted(range(len(requests)), key=lambda place: _place(requests[place]))
-        batches: list[list[int]] = []
-        longest, adapter = 0, None
-        for place in order:
-            request = requests[place]
-            slots = len(request.prompt.ids) + request.max_new_tokens
-            longest = max(longest, slots)
-            full = bool(batches) and (
-                len(batches[-1]) >= self.rows or (len(batches[-1]) + 1) * longest > self.tokens
-            )
-            if not batches or full or request.adapter != adapter:
-                batches.append([])
-                longest, adapter = slots, request.adapter
-            batches[-1].append(place)
-        return batches
 
     def _answer(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer one micro-batch; all its requests share an adapter."""
@@ -347,51 +326,3 @@ class SharedModel:
     @property
     def _layers(self) -> int:
         return int(self._config.num_hidden_layers)
-
-
-def _place(request: Request) -> tuple[str, int, str]:
-    """Return where a request stands among others: adapter, tail length, key."""
-    return request.adapter or "", len(request.prompt.ids) - request.prompt.head, json.dumps(request.key)
-
-
-def _end_tokens(module: nn.Module, tokenizer: Any) -> tuple[int, ...]:
-    """Return the tokens that end a response, the generation config's first.
-
-    Raises:
-        ConfigError: Neither generation config nor tokenizer names one.
-    """
-    named: Any = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    listed = [named] if isinstance(named, int) else list(named or [])
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in listed:
-        listed.append(int(tokenizer.eos_token_id))
-    if not listed:
-        raise ConfigError("the model names no end-of-sequence token; choose an instruction-tuned model")
-    return tuple(listed)
-
-
-def _attends_to_everything(config: Any) -> bool:
-    """Return whether all layers attend to all earlier tokens by rotary positions, so that slots may be shared."""
-    types = getattr(config, "layer_types", None)
-    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)
-    if types is not None:
-        return bool(rotary) and set(types) == {"full_attention"}
-    window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    return bool(rotary) and not window and not hasattr(config, "attention_chunk_size")
-
-
-def _memory_hash(module: nn.Module) -> str:
-    digest = blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _text_base(weights: str, tokenizer: Any) -> str:
-    """Return the part of the `text` hash that the base decides: weights, tokenizer, chat template, stop rule."""
-    digest = blake2b(digest_size=16)
-    template = json.dumps(tokenizer.chat_template, sort_keys=True)
-    for part in (weights, tokenizer.backend_tokenizer.to_str(), template, f"stop{STOP_RULE}"):
-        digest.update(f"{len(part)}:".encode())
-        digest.update(part.encode())
-    return digest.hexdigest()

@@ -12,10 +12,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from agents.errors import ConfigError
+from agents.model_facts import tensor_bytes
 
 
 class AdapterSet:
@@ -108,7 +108,9 @@ class AdapterSet:
             ConfigError: The adapter is not loaded.
         """
         self._check(name)
-        return {key: p for key, p in self._module.named_parameters() if f".{name}." in f".{key}."}
+        kept = [getattr(layer, kind) for layer in self._layers() for kind in layer.adapter_layer_names]
+        own = {id(p) for modules in kept if name in modules for p in modules[name].parameters()}
+        return {key: p for key, p in self._module.named_parameters() if id(p) in own}
 
     def fingerprint(self, name: str) -> str:
         """Return a hash of one adapter's parameters as they are in memory."""
@@ -162,9 +164,3 @@ def _activate(layer: Any, names: list[str], disabled: bool) -> None:
 def _restore(flags: list[tuple[nn.Parameter, bool]]) -> None:
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
-
-
-def tensor_bytes(tensor: Tensor) -> bytes:
-    """Return a tensor's raw bytes, row-major."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()

@@ -18,13 +18,15 @@ HeadStates = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of one static head: per layer, (kv heads, head tokens, head dimension) each."""
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's keys and values, (rows, kv heads, slots, head dimension)."""
 
     is_sliding = False
+    keys: Tensor  # type: ignore[assignment]
+    values: Tensor  # type: ignore[assignment]
 
     def __init__(self, capacity: int, head_slots: int = 0, heads: Sequence[tuple[Tensor, Tensor] | None] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self.length = head_slots
         self.rows = 0
@@ -108,15 +110,15 @@ def head_states(module: nn.Module, ids: Sequence[int], layers: int) -> HeadState
         Its keys and values.
     """
     device = next(module.parameters()).device
-    cache = Cache(layers=[SlotLayer(len(ids)) for _ in range(layers)])
+    slots = [SlotLayer(len(ids)) for _ in range(layers)]
     module(
         input_ids=torch.tensor([list(ids)], device=device),
         position_ids=torch.arange(len(ids), device=device)[None],
-        past_key_values=cache,
+        past_key_values=Cache(layers=list(slots)),
         use_cache=True,
         logits_to_keep=1,
     )
-    return tuple((layer.keys[0], layer.values[0]) for layer in cache.layers)
+    return tuple((layer.keys[0], layer.values[0]) for layer in slots)
 
 
 class SlotBatch:
@@ -149,7 +151,8 @@ class SlotBatch:
         self._alone = self._copies == list(range(len(prompts)))
         capacity = self._prompt_slots + (room if self._alone else 0)
         per_layer = [[None if head is None else head[layer] for head, _ in prompts] for layer in range(layers)]
-        self._cache = Cache(layers=[SlotLayer(capacity, self._head_slots, heads) for heads in per_layer])
+        self._slots = [SlotLayer(capacity, self._head_slots, heads) for heads in per_layer]
+        self._cache = Cache(layers=list(self._slots))
         self._mask = torch.empty(0)
         self._positions: list[int] = []
 
@@ -169,7 +172,7 @@ class SlotBatch:
         index = torch.tensor(self._copies)
         if not self._alone:
             logits = logits[index.to(self._device)]
-            for layer in self._cache.layers:
+            for layer in self._slots:
                 layer.expand(index.to(self._device), self._prompt_slots + self._room)
         self._positions = [after[i] for i in self._copies]
         valid = torch.nn.functional.pad(valid[index], (0, self._room), value=True)
@@ -185,14 +188,14 @@ class SlotBatch:
 
     def drop(self, row: int) -> None:
         """Forget a finished row; the last row takes its place."""
-        for layer in self._cache.layers:
+        for layer in self._slots:
             layer.drop(row)
         self._positions[row] = self._positions[-1]
         self._mask[row] = self._mask[len(self._positions) - 1]
         self._positions.pop()
 
     def _causal(self, valid: Tensor) -> Tensor:
-        """Return (prompts, 1, tail slots, prompt slots): what each tail slot sees; padding sees itself, never nothing."""
+        """Return (prompts, 1, tail slots, prompt slots): what each tail slot sees; padding sees itself."""
         slots = torch.arange(self._prompt_slots)
         queries = slots[self._head_slots :, None]
         sees = valid[:, None, :] & (slots <= queries)

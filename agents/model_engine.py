@@ -42,9 +42,7 @@ class Speech:
 
     def text(self, ids: Sequence[int], stop: str | None = None) -> str:
         """Decode without special tokens, cut right after `stop`."""
-        text: str = self._tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         end = text.find(stop) if stop else -1
         return text if end < 0 or stop is None else text[: end + len(stop)]
 
@@ -62,7 +60,12 @@ class Speech:
 
 
 class Row:
-    """One request while it is answered."""
+    """One request while it is answered.
+
+    Attributes:
+        fed: Response tokens that the cache holds.
+        allowed: M of the next token; None = the whole vocabulary.
+    """
 
     def __init__(self, request: Request, state: State | None, speech: Speech) -> None:
         self.request = request
@@ -111,9 +114,8 @@ class Row:
         if self._state is not None:
             self._state.advance(token)
         stop = self.request.stop
-        if token in self._speech.eos or (stop and self._speech.completes(self.ids, stop)):
-            self.finished = True
-        elif self._state is not None and self._state.done:
+        spoken = token in self._speech.eos or (stop is not None and self._speech.completes(self.ids, stop))
+        if spoken or (self._state is not None and self._state.done):
             self.finished = True
         elif len(self.ids) >= self.request.max_new_tokens:
             self.finished = self.truncated = True

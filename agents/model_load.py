@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from agents.embedded import MODEL, Progress, embedded_model
+from agents.embedded import MODEL, Progress, embedded_model, quiet
 from agents.errors import ConfigError
 from agents.home import jade_home
+from agents.model_device import choose_device, choose_dtype
 
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
-DTYPES = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp32": torch.float32, "float32": torch.float32,
-          "fp16": torch.float16, "float16": torch.float16}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,9 +30,7 @@ class Backbone:
     """Hash of its weight files."""
 
 
-def load_backbone(
-    model: str | Path | None, dtype: str, device: str, progress: Progress
-) -> Backbone:
+def load_backbone(model: str | Path | None, dtype: str, device: str, progress: Progress) -> Backbone:
     """Load a backbone with sdpa attention, in evaluation mode.
 
     Args:
@@ -58,9 +51,9 @@ def load_backbone(
 
     progress(f"loading {name} ({str(kind).removeprefix('torch.')}, {where})")
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
-            module = AutoModelForCausalLM.from_pretrained(
+            module: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder), dtype=kind, attn_implementation="sdpa", use_safetensors=True
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -69,45 +62,6 @@ def load_backbone(
             "*.safetensors and a fast tokenizer (tokenizer.json)"
         ) from error
     return Backbone(module.to(where).eval(), tokenizer, name, weights_hash(folder))
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device named, or CUDA where there is one for "auto".
-
-    Raises:
-        ConfigError: Torch does not know the device, or it is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} cannot be used here ({error}); allowed: auto, cpu, cuda, cuda:N") from error
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the number format named; for "auto" bf16 on CUDA and on CPUs with bf16 instructions, else fp32.
-
-    Raises:
-        ConfigError: An unknown name.
-    """
-    if dtype == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if fast or (device.type == "cpu" and _cpu_has_bf16()) else torch.float32
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype {dtype!r} is unknown; allowed: auto, bf16, fp16, fp32")
-    return DTYPES[dtype]
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    flags = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
-    return bool(flags & {"avx512_bf16", "amx_bf16"}) or (platform.machine() == "aarch64" and "bf16" in flags)
 
 
 def _find(model: str | Path | None, progress: Progress) -> tuple[Path, str]:
@@ -141,19 +95,6 @@ def _hub(name: str, progress: Progress) -> Path:
             f"model {name!r} is no local folder, and the hub did not deliver it ({first}); check the name and the "
             "network, download it elsewhere and give its folder, or leave the model out to use the embedded default"
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def weights_hash(folder: Path) -> str:

@@ -1,1 +1,1 @@
-"""Package."""
+"""Experiments that can be rerun by name."""

@@ -60,7 +60,7 @@ class Journal:
             self.retrievals.append((place, retrieval))
 
     def restore(self, call: Call, place: Place) -> None:
-        """Take over a call of an interrupted run; it is void once its task runs again (`_redo`)."""
+        """Take over a call of an interrupted run; it is void once its task runs again."""
         with self._lock:
             self._begun[call.path].add(_index(call))
             self._entries.append(Entry(call, place, next(self._sequence)))
@@ -73,15 +73,16 @@ class Journal:
             self._restored.add(place)
 
     def _redo(self, place: Place) -> None:
-        """Drop what an interrupted run did in a task that now runs again: its end was not in the checkpoint."""
-        if place not in self._restored:
+        """Drop what an interrupted run had done here or later: it is done again, for its end was not saved."""
+        void = {old for old in self._restored if _is_void(old, place)}
+        if not void:
             return
-        self._restored.discard(place)
+        self._restored -= void
         for entry in self._entries:
-            if entry.place == place:
+            if entry.place in void:
                 self._begun[entry.call.path].discard(_index(entry.call))
-        self._entries = [entry for entry in self._entries if entry.place != place]
-        self.retrievals = [pair for pair in self.retrievals if pair[0] != place]
+        self._entries = [entry for entry in self._entries if entry.place not in void]
+        self.retrievals = [pair for pair in self.retrievals if pair[0] not in void]
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -101,6 +102,18 @@ class Journal:
 
 def _index(call: Call) -> int:
     return int(call.id[len(call.path) + 1 :] or 0)
+
+
+def _is_void(old: Place, now: Place) -> bool:
+    """Return whether work at `now` undoes restored work at `old`: the same task, its slot, or a later superstep."""
+    for was, level in zip(old, now, strict=False):
+        if (was.invocation, was.step) != (level.invocation, level.step):
+            return (was.invocation, was.step) > (level.invocation, level.step)
+        if (was.send, was.node) != (level.send, level.node):
+            return False  # side by side
+        if was.task != level.task:
+            return True
+    return len(old) == len(now)
 
 
 def _sort_key(place: Place) -> tuple[tuple[int, int, int, str], ...]:

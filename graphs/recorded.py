@@ -176,7 +176,8 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def _resume(self, thread: str | None, options: Options) -> Run:
         """Take up the unfinished run of a checkpointer thread; without its beginning, its rest is not recorded."""
-        run = Run.reopen(self.recorder, thread) if thread is not None else None
+        recorded = thread is not None and options.record != "off"
+        run = Run.reopen(self.recorder, str(thread)) if recorded else None
         if run is None:
             unrecorded = {"record": "off", "temperature": options.tau}
             run = Run(self.recorder, new_run_id(), "", options.model_copy(update=unrecorded))

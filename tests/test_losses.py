@@ -54,6 +54,16 @@ def test_importance_weight_is_truncated_and_constant() -> None:
     assert gradient[0].tolist() == pytest.approx([-0.5 / 3, -1 / 3, -2 / 3])  # −w·ω·A, nothing through ω
 
 
+def test_no_gradient_reaches_what_was_recorded() -> None:
+    old = row(-1.0, -2.0).requires_grad_()
+    mu = row(-1.2, -2.1).requires_grad_()
+    assert not importance_weight(old, mu).requires_grad
+    new = row(-1.1, -1.9).requires_grad_()
+    loss = policy_loss(new, old, mu, torch.ones(1, 2), torch.full((1, 2), 0.5))
+    gradients = torch.autograd.grad(loss, (new, old, mu), allow_unused=True)
+    assert gradients[0] is not None and gradients[1] is None and gradients[2] is None
+
+
 def test_padding_may_hold_anything() -> None:
     nan, weights = float("nan"), torch.tensor([[0.5, 0.0], [0.5, 0.0]])
     new = torch.tensor([[-1.0, nan], [-2.0, float("-inf")]], requires_grad=True)

@@ -27,7 +27,7 @@ def test_uniforms_are_a_function_of_key_and_index_and_nothing_else():
 
 def test_uniforms_fill_the_unit_interval_evenly():
     numbers = [uniforms((0, "q"), i) for i in range(4000)]
-    assert 0.0 <= min(numbers) and max(numbers) < 1.0
+    assert min(numbers) >= 0.0 and max(numbers) < 1.0
     assert abs(sum(numbers) / 4000 - 0.5) < 0.02
     assert abs(sum(x * x for x in numbers) / 4000 - 1 / 3) < 0.02
 
@@ -59,7 +59,14 @@ def test_draw_is_the_inverse_cdf_in_vocabulary_order():
 def test_draw_reaches_across_blocks_and_never_past_the_last_allowed_token():
     probs = [0.0] * 1000
     probs[255], probs[256], probs[999] = 0.5, 0.25, 0.25
-    assert [_draw(probs, u) for u in (0.0, 0.4999, 0.5001, 0.7499, 0.7501, 1 - 2**-53)] == [255, 255, 256, 256, 999, 999]
+    assert [_draw(probs, u) for u in (0.0, 0.4999, 0.5001, 0.7499, 0.7501, 1 - 2**-53)] == [
+        255,
+        255,
+        256,
+        256,
+        999,
+        999,
+    ]
 
 
 @given(

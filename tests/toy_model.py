@@ -11,6 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from agents.model import SharedModel
 
+torch.set_num_threads(1)  # tiny matrices: a second thread only waits, above all beside other test processes
+
 SENTENCES = (
     "Which planet of the solar system is the largest one?",
     "Jupiter is the largest planet; its moon Europa hides an ocean under the ice.",

@@ -56,6 +56,7 @@ def probe(
     prompts: Prompts,
     datasets: Sequence[str],
     sample: int,
+    index: str | None,
     top_k: int,
 ) -> Probe:
     """Measure one speaker, greedily and in free decoding.
@@ -67,6 +68,7 @@ def probe(
         prompts: The prompt set.
         datasets: Bundled sets whose dev questions are asked; their indexes must exist.
         sample: Dev questions of each.
+        index: One collection for all of them; None = each set's own.
         top_k: Passages a search.
 
     Raises:
@@ -80,7 +82,7 @@ def probe(
         found.exact[role] = sum(text == row.target_text for row, text in mine) / len(mine)
     for name in datasets:
         examples = load_examples(name, "dev", sample=sample)
-        runs = _runs(shared, adapter, prompts, name, [example.question for example in examples], top_k)
+        runs = _runs(shared, adapter, prompts, index or name, [example.question for example in examples], top_k)
         scores = [answer_score(run.answer, example.answers) for run, example in zip(runs, examples, strict=True)]
         found.score[name] = sum(scores) / len(scores)
     return found
@@ -104,13 +106,13 @@ def _valid(row: Row, text: str) -> bool:
 
 
 def _runs(
-    shared: SharedModel, adapter: str | None, prompts: Prompts, dataset: str, questions: Sequence[str], top_k: int
+    shared: SharedModel, adapter: str | None, prompts: Prompts, collection: str, questions: Sequence[str], top_k: int
 ) -> list[Trajectory]:
     from agents.retriever import open_retriever
     from graphs import collect, trainable
     from graphs.jade import build_jade
 
-    retriever = open_retriever(dataset, k=top_k)
+    retriever = open_retriever(collection, k=top_k)
     graph = trainable(
         build_jade(retriever, top_k=top_k),
         policy=shared,

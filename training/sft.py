@@ -50,6 +50,8 @@ class SFTConfig:
     """Base model: a folder or hub id; none = the embedded one."""
     datasets: list[str] = field(default_factory=lambda: ["nq", "hotpotqa", "musique"])
     """Bundled sets whose train questions are searched for; each needs its index (`jade index --dataset`)."""
+    index: str | None = None
+    """One collection to search for all sets, such as "starter"; none = each set's own index."""
     per_role: int = 600
     """Most rows a role."""
     questions_per_set: int = 600
@@ -250,7 +252,7 @@ def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
     from agents.retriever import open_retriever
 
     def open_set(name: str) -> object:
-        return open_retriever(name, k=config.top_k)
+        return open_retriever(config.index or name, k=config.top_k)
 
     sets = bundled_sets(open_set, config.datasets)  # type: ignore[arg-type]
     warm = warmstart_rows(
@@ -278,12 +280,13 @@ def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
     learner = Learner(shared, first_adapted_layer(shared, [TRAINED]))
     with track(config.experiment, Path(config.output).name, params=config.__dict__) as tracked:
         tracked.log_text(summary(warm.rows), "rows.md")
-        before = probe(shared, None, held, PROMPTS, config.eval_sets, config.eval_sample, config.top_k)
+        asked = (config.eval_sets, config.eval_sample, config.index, config.top_k)
+        before = probe(shared, None, held, PROMPTS, *asked)
         tracked.log_metrics(before.metrics(), 0)
         warmup = Warmup(config, learner, buffer)
         warmup.run(tracked)
         shared.refresh(TRAINED)
-        after = probe(shared, TRAINED, held, PROMPTS, config.eval_sets, config.eval_sample, config.top_k)
+        after = probe(shared, TRAINED, held, PROMPTS, *asked)
         tracked.log_metrics(after.metrics(), warmup.step)
         _log.info("before\n%s\nafter\n%s", before.table(), after.table())
         folder = Path(config.output) / "adapter"
