@@ -3,13 +3,13 @@
 Two rules for when a batch is cut. *Serving* (`TimedBatcher`): when the batch is full, or when nothing has
 arrived for some milliseconds (fewer when every run in flight waits). *Collection* (`LockstepBatcher`): when
 every run in flight waits for the model, without any timer, so that batches and their rounding are
-reproducible; the event loop's idle moment is the signal (`IdleSelector`). Inside a cut, requests are sorted
+reproducible; the event loop's idle moment is the signal (`agents.idle`). Inside a cut, requests are sorted
 by (length, key).
 """
 
 from __future__ import annotations
 
-import selectors
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +55,8 @@ class _Item:
     future: Future[Any] = field(default_factory=Future)
     retriever: Retriever | None = None
     k: int = 0
+    thread: bool = False
+    """Whether a thread of the collector stands still until this is done."""
 
 
 def _place(item: _Item) -> tuple[int, tuple[str, ...]]:
@@ -180,16 +182,22 @@ class LockstepBatcher:
     """Batches for collection: cut exactly when every run in flight waits.
 
     `idle` is called by the event loop when nothing is ready to run; it answers all queued queries, else (when
-    each run in flight has a queued request) samples all queued requests in one `policy.sample`.
+    each run in flight has a queued request) samples all queued requests in one `policy.sample`. While a thread
+    still works for some branch of a run (LangGraph runs conditional edges and sync-only nodes in threads), it
+    waits; but at most for `patience_seconds`, since that thread might wait for another one that waits for us.
     """
 
     inline = True
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, patience_seconds: float = 1.0) -> None:
         """Bind to the policy; `idle` does the work."""
         self.policy = policy
         self.wake: Callable[[], None] = lambda: None
         """Wakes the event loop; called after each submission, which may come from another thread."""
+        self.busy: Callable[[], int] = lambda: 0
+        """Returns how many threads are at work for the runs, those that wait for us included."""
+        self._patience = patience_seconds
+        self._stuck: tuple[tuple[int, int], float] | None = None
         self._requests: list[_Item] = []
         self._queries: list[_Item] = []
         self._runs: dict[str, int] = {}
@@ -213,7 +221,7 @@ class LockstepBatcher:
 
     def submit(self, run: str, request: Request) -> Future[Completion]:
         """Queue one generation for the next cut."""
-        item = _Item(run, request)
+        item = _Item(run, request, thread=_in_thread())
         with self._lock:
             self._requests.append(item)
         self.wake()
@@ -221,14 +229,16 @@ class LockstepBatcher:
 
     def search(self, run: str, retriever: Retriever, query: str, k: int) -> Future[list[Passage]]:
         """Queue one retrieval; all queued queries are answered before the next cut."""
-        item = _Item(run, query, retriever=retriever, k=k)
+        item = _Item(run, query, retriever=retriever, k=k, thread=_in_thread())
         with self._lock:
             self._queries.append(item)
         self.wake()
         return item.future
 
     def idle(self) -> bool:
-        """Do one round of queued work; return whether there was any."""
+        """Do one round of queued work; return whether any was done."""
+        if self._awaits_thread():
+            return False
         with self._lock:
             queries, self._queries = self._queries, []
         if queries:
@@ -246,25 +256,27 @@ class LockstepBatcher:
         self.model_seconds += time.perf_counter() - started
         return True
 
+    def _awaits_thread(self) -> bool:
+        """Return whether a thread is still at work, unless nothing has changed for as long as patience lasts."""
+        with self._lock:
+            items = [*self._requests, *self._queries]
+            waiting = sum(item.thread for item in items)
+        state = (self.busy(), len(items))
+        if not items or state[0] <= waiting:
+            self._stuck = None
+            return False
+        if self._stuck is None or self._stuck[0] != state:
+            self._stuck = state, time.monotonic()
+        if time.monotonic() - self._stuck[1] < self._patience:
+            return True
+        self._stuck = None
+        return False
 
-class IdleSelector(selectors.DefaultSelector):
-    """An event loop's selector that reports the moment when nothing is ready to run.
 
-    asyncio asks `select` with timeout 0 while callbacks are ready and with None or a positive timeout when
-    the loop would go to sleep; that is the idle moment.
-    """
-
-    def __init__(self, on_idle: Callable[[], bool]) -> None:
-        """Call `on_idle` when the loop is about to sleep; it returns whether it woke anything."""
-        super().__init__()
-        self._on_idle = on_idle
-
-    def select(self, timeout: float | None = None) -> Any:
-        """Return I/O events; do idle work first when the loop would sleep."""
-        if timeout is None or timeout > 0:
-            events = super().select(0)
-            if events:
-                return events
-            if self._on_idle():
-                timeout = 0
-        return super().select(timeout)
+def _in_thread() -> bool:
+    """Return whether the caller is outside any event loop, and so will block for its result."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False

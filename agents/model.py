@@ -23,13 +23,13 @@ from agents.embedded import Progress
 from agents.errors import ConfigError, PromptError
 from agents.model_adapters import AdapterSet
 from agents.model_batches import plan_batches
-from agents.model_cache import GrowingBatch, HeadStates, SlotBatch, head_states
-from agents.model_engine import Batch, Row, Speech, decode
-from agents.model_facts import attends_to_everything, end_tokens, memory_hash, text_base
+from agents.model_engine import Row, Speech, decode
+from agents.model_facts import end_tokens, memory_hash, text_base
 from agents.model_force import Forced, force
 from agents.model_load import load_backbone
 from agents.model_prefix import PrefixCache
 from agents.model_prompt import PromptEncoder
+from agents.model_slots import Layout
 
 
 class SharedModel:
@@ -75,8 +75,7 @@ class SharedModel:
         self._encoder = PromptEncoder(tokenizer)
         self._speech = Speech(tokenizer, self._eos)
         self.grammars = Grammars(tokenizer, int(text_config.vocab_size), self._eos[0])
-        self._prefix = PrefixCache(prefix_tokens)
-        self._slots = attends_to_everything(text_config)
+        self._layout = Layout(module, text_config, PrefixCache(prefix_tokens))
         self._policies: dict[str, str] = {}
         self._infos: dict[str, AdapterInfo] = {}
         self._text_base = text_base(self.weights, tokenizer)
@@ -187,7 +186,7 @@ class SharedModel:
             self.adapter_set.remove(name)
             self._policies.pop(name, None)
             self._infos.pop(name, None)
-            self._prefix.clear()
+            self._layout.clear()
 
     def refresh(self, name: str | None = None, policy: str | None = None) -> None:
         """Tell the model that weights have changed: drop all cached heads, and rename the speaker.
@@ -197,7 +196,7 @@ class SharedModel:
             policy: Its new content hash; None = taken from memory when asked for.
         """
         with self.lock:
-            self._prefix.clear()
+            self._layout.clear()
             if name is None:
                 self._policies.clear()
             else:
@@ -209,10 +208,13 @@ class SharedModel:
     def using(self, adapter: str | None) -> Iterator[nn.Module]:
         """Hold the model with one adapter active (None = base), for forwards outside of `sample`.
 
+        The decoding buffers are given back first: training needs the memory.
+
         Raises:
             ConfigError: The adapter is not loaded.
         """
         with self.lock, self.adapter_set.using(adapter):
+            self._layout.release()
             yield self.module
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
@@ -300,29 +302,6 @@ class SharedModel:
             for row in waiting:
                 row.fed = len(row.ids)
             with self.adapter_set.using(requests[0].adapter):
-                decode(self._lay_out(waiting), waiting)
+                policy = self.policy_hash(requests[0].adapter)
+                decode(self._layout.lay_out(waiting, policy), waiting)
         return [row.completion(max(1, len(waiting))) for row in rows]
-
-    def _lay_out(self, rows: Sequence[Row]) -> Batch:
-        """Give each row its slots; equal prompts are run once."""
-        prompts = [(row.request.prompt, tuple(row.ids)) for row in rows]
-        if not self._slots:
-            return GrowingBatch(self.module, [prompt.ids + forced for prompt, forced in prompts])
-        distinct = {(prompt.ids, forced): prompt for prompt, forced in prompts}
-        place = {key: index for index, key in enumerate(distinct)}
-        laid = []
-        for (ids, forced), prompt in distinct.items():
-            head = prompt.head if self._prefix.tokens > 0 else 0
-            states = self._head(rows[0].request.adapter, ids[:head]) if head else None
-            laid.append((states, ids[head:] + forced))
-        copies = [place[prompt.ids, forced] for prompt, forced in prompts]
-        room = max(row.request.max_new_tokens - row.fed for row in rows)
-        return SlotBatch(self.module, self._layers, laid, copies, room)
-
-    def _head(self, adapter: str | None, ids: tuple[int, ...]) -> HeadStates:
-        key = (adapter, self.policy_hash(adapter), ids)
-        return self._prefix.get(key, len(ids), lambda: head_states(self.module, ids, self._layers))
-
-    @property
-    def _layers(self) -> int:
-        return int(self._config.num_hidden_layers)

@@ -1,39 +1,75 @@
-"""Keys and values of one micro-batch, in buffers that are allocated once.
+"""Keys and values of one layer, in buffers that are allocated once and reused from batch to batch.
 
-A row's slots are `[head | tail | response]`: its role's static head comes from the prefix cache and is right-aligned
-in the head slots, its own tail is left-padded, so that the last prompt token stands in the same slot for all rows
-and one forward serves rows of different roles. Nothing is concatenated while decoding.
+transformers' own cache concatenates at every token; this one writes into slots. What a slot means is laid out in
+`model_slots`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 HeadStates = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of one static head: per layer, (kv heads, head tokens, head dimension) each."""
+
+
+class Arena:
+    """Buffers kept from one micro-batch to the next: fresh ones cost more in page faults than in filling them.
+
+    What is left in them is finite, so that a masked slot still weighs exactly nothing.
+    """
+
+    def __init__(self) -> None:
+        self._flat: list[Tensor] = []
+        self._next = 0
+
+    def restart(self) -> None:
+        """Hand all buffers out again."""
+        self._next = 0
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._flat, self._next = [], 0
+
+    def take(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return a buffer of a shape, with dtype and device of `like`; its content is arbitrary but finite."""
+        place, self._next = self._next, self._next + 1
+        size = math.prod(shape)
+        if place == len(self._flat):
+            self._flat.append(like.new_zeros(size))
+        elif self._flat[place].numel() < size or self._flat[place].dtype != like.dtype:
+            self._flat[place] = like.new_zeros(size)
+        return self._flat[place][:size].view(shape)
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's keys and values, (rows, kv heads, slots, head dimension)."""
 
     is_sliding = False
-    keys: Tensor  # type: ignore[assignment]
-    values: Tensor  # type: ignore[assignment]
+    keys: Tensor
+    values: Tensor
 
-    def __init__(self, capacity: int, head_slots: int = 0, heads: Sequence[tuple[Tensor, Tensor] | None] = ()) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        capacity: int,
+        head_slots: int = 0,
+        heads: Sequence[tuple[Tensor, Tensor] | None] = (),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.arena = arena
         self.capacity = capacity
         self.length = head_slots
         self.rows = 0
         self._heads = heads
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate the buffers and place the heads, right-aligned; unused head slots are zero (0 · NaN is NaN)."""
+        """Allocate the buffers and place the heads, right-aligned."""
         self.rows = key_states.shape[0]
         self.keys, self.values = (self._place(states, side) for side, states in enumerate((key_states, value_states)))
         self._heads = ()
@@ -41,8 +77,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     def _place(self, states: Tensor, side: int) -> Tensor:
         rows, kv_heads, _, width = states.shape
-        buffer = states.new_empty((rows, kv_heads, self.capacity, width))
-        buffer[:, :, : self.length] = 0
+        buffer = self.arena.take((rows, kv_heads, self.capacity, width), states)
         groups: dict[int, list[int]] = {}
         for row, head in enumerate(self._heads):
             if head is not None:
@@ -73,7 +108,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self.rows, self.capacity = len(index), capacity
 
     def _expanded(self, old: Tensor, index: Tensor, capacity: int) -> Tensor:
-        new = old.new_empty((len(index), old.shape[1], capacity, old.shape[3]))
+        new = self.arena.take((len(index), old.shape[1], capacity, old.shape[3]), old)
         new[:, :, : self.length] = old[index, :, : self.length]
         return new
 
@@ -110,7 +145,8 @@ def head_states(module: nn.Module, ids: Sequence[int], layers: int) -> HeadState
         Its keys and values.
     """
     device = next(module.parameters()).device
-    slots = [SlotLayer(len(ids)) for _ in range(layers)]
+    arena = Arena()
+    slots = [SlotLayer(arena, len(ids)) for _ in range(layers)]
     module(
         input_ids=torch.tensor([list(ids)], device=device),
         position_ids=torch.arange(len(ids), device=device)[None],
@@ -119,147 +155,3 @@ def head_states(module: nn.Module, ids: Sequence[int], layers: int) -> HeadState
         logits_to_keep=1,
     )
     return tuple((layer.keys[0], layer.values[0]) for layer in slots)
-
-
-class SlotBatch:
-    """The rows of one micro-batch while they are decoded."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        layers: int,
-        prompts: Sequence[tuple[HeadStates | None, Sequence[int]]],
-        copies: Sequence[int],
-        room: int,
-    ) -> None:
-        """Lay out the slots.
-
-        Args:
-            module: The language model.
-            layers: Layers of the model.
-            prompts: Distinct prompts: (states of the head or None, tail tokens, at least one).
-            copies: For each row, which prompt it continues.
-            room: Response slots.
-        """
-        self._module, self._copies, self._room = module, list(copies), room
-        self._device = next(module.parameters()).device
-        self._dtype = next(module.parameters()).dtype
-        self._tails = [list(tail) for _, tail in prompts]
-        lengths = [0 if head is None else head[0][0].shape[1] for head, _ in prompts]
-        self._head_lengths, self._head_slots = lengths, max(lengths)
-        self._prompt_slots = self._head_slots + max(map(len, self._tails))
-        self._alone = self._copies == list(range(len(prompts)))
-        capacity = self._prompt_slots + (room if self._alone else 0)
-        per_layer = [[None if head is None else head[layer] for head, _ in prompts] for layer in range(layers)]
-        self._slots = [SlotLayer(capacity, self._head_slots, heads) for heads in per_layer]
-        self._cache = Cache(layers=list(self._slots))
-        self._mask = torch.empty(0)
-        self._positions: list[int] = []
-
-    def prefill(self) -> Tensor:
-        """Run all distinct prompts and return the logits after each row's last prompt token, (rows, vocabulary)."""
-        width = self._prompt_slots - self._head_slots
-        ids = torch.zeros((len(self._tails), width), dtype=torch.long)
-        positions = torch.zeros_like(ids)
-        valid = torch.zeros((len(self._tails), self._prompt_slots), dtype=torch.bool)
-        for row, (tail, head) in enumerate(zip(self._tails, self._head_lengths, strict=True)):
-            ids[row, width - len(tail) :] = torch.tensor(tail)
-            positions[row, width - len(tail) :] = torch.arange(head, head + len(tail))
-            valid[row, self._head_slots - head : self._head_slots] = True
-            valid[row, self._prompt_slots - len(tail) :] = True
-        logits = self._forward(ids, positions, self._additive(self._causal(valid)))
-        after = [head + len(tail) for head, tail in zip(self._head_lengths, self._tails, strict=True)]
-        index = torch.tensor(self._copies)
-        if not self._alone:
-            logits = logits[index.to(self._device)]
-            for layer in self._slots:
-                layer.expand(index.to(self._device), self._prompt_slots + self._room)
-        self._positions = [after[i] for i in self._copies]
-        valid = torch.nn.functional.pad(valid[index], (0, self._room), value=True)
-        self._mask = self._additive(valid[:, None, None, :])
-        return logits
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row and return the next logits, (rows, vocabulary)."""
-        ids, positions = torch.tensor(tokens)[:, None], torch.tensor(self._positions)[:, None]
-        self._positions = [position + 1 for position in self._positions]
-        seen = self._cache.get_seq_length() + 1
-        return self._forward(ids, positions, self._mask[: len(tokens), :, :, :seen])
-
-    def drop(self, row: int) -> None:
-        """Forget a finished row; the last row takes its place."""
-        for layer in self._slots:
-            layer.drop(row)
-        self._positions[row] = self._positions[-1]
-        self._mask[row] = self._mask[len(self._positions) - 1]
-        self._positions.pop()
-
-    def _causal(self, valid: Tensor) -> Tensor:
-        """Return (prompts, 1, tail slots, prompt slots): what each tail slot sees; padding sees itself."""
-        slots = torch.arange(self._prompt_slots)
-        queries = slots[self._head_slots :, None]
-        sees = valid[:, None, :] & (slots <= queries)
-        return (sees | (slots == queries))[:, None]
-
-    def _additive(self, allowed: Tensor) -> Tensor:
-        """Return 0 where allowed and −inf elsewhere, in the model's dtype: converted once, not once a layer."""
-        mask = torch.zeros(allowed.shape, dtype=self._dtype)
-        return mask.masked_fill_(~allowed, float("-inf")).to(self._device)
-
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        output = self._module(
-            input_ids=ids.to(self._device),
-            position_ids=positions.to(self._device),
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-
-class GrowingBatch:
-    """The same for architectures whose layers do not all attend to everything: transformers' own cache, no sharing."""
-
-    def __init__(self, module: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
-        """Left-pad whole prompts, (rows, longest prompt)."""
-        self._module = module
-        self._device = next(module.parameters()).device
-        self._prompts = [list(prompt) for prompt in prompts]
-        self._cache = DynamicCache(config=getattr(module, "config", None))
-        self._mask = torch.empty(0)
-
-    def prefill(self) -> Tensor:
-        """Run all prompts and return the logits after each, (rows, vocabulary)."""
-        width = max(map(len, self._prompts))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in self._prompts], device=self._device)
-        mask = [[0] * (width - len(p)) + [1] * len(p) for p in self._prompts]
-        self._mask = torch.tensor(mask, device=self._device)
-        return self._forward(ids, (self._mask.cumsum(dim=1) - 1).clamp_(min=0))
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row and return the next logits, (rows, vocabulary)."""
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        ids = torch.tensor(tokens, device=self._device)[:, None]
-        return self._forward(ids, self._mask.sum(dim=1, keepdim=True) - 1)
-
-    def drop(self, row: int) -> None:
-        """Forget a finished row; the last row takes its place."""
-        order = list(range(len(self._mask)))
-        order[row] = order[-1]
-        index = torch.tensor(order[:-1], device=self._device)
-        self._mask = self._mask[index]
-        self._cache.batch_select_indices(index)
-
-    def _forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        output = self._module(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,7 +138,7 @@ class Row:
 
 
 def sample_tokens(logits: Tensor, rows: Sequence[Row]) -> None:
-    """Sample one token for each row from its own M, τ and counter-based random number.
+    """Sample one token for each row from its own M, τ and counter-based random numbers.
 
     Args:
         logits: (rows, vocabulary).
@@ -149,9 +150,9 @@ def sample_tokens(logits: Tensor, rows: Sequence[Row]) -> None:
     tokens = greedy(logprobs)
     sampled = [i for i, row in enumerate(rows) if row.request.temperature > 0]
     if sampled:
-        u = [uniforms(rows[i].request.key, len(rows[i].ids)) for i in sampled]
+        u = np.stack([uniforms(rows[i].request.key, len(rows[i].ids), logits.shape[1]) for i in sampled])
         index = torch.tensor(sampled, device=device)
-        tokens[index] = draw(logprobs[index], torch.tensor(u, dtype=torch.float64, device=device))
+        tokens[index] = draw(logprobs[index], torch.from_numpy(u).to(device))
     chosen = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
     for row, token, logprob in zip(rows, tokens.tolist(), chosen, strict=True):
         row.push(token, logprob)

@@ -1,7 +1,7 @@
 """The maths of one sampled token: which number is drawn, and what its log-probability is (DESIGN §5 "Sampling").
 
-Pure functions over rows. Randomness is counter-based: a token's uniform depends on its call's key and its index
-and on nothing else, so neither batch size nor arrival order can change what is sampled.
+Pure functions over rows. Randomness is counter-based: a token's numbers depend on its call's key and its index and
+on nothing else, so neither batch size nor arrival order can change what is sampled.
 """
 
 from __future__ import annotations
@@ -10,23 +10,31 @@ import json
 from collections.abc import Sequence
 from hashlib import blake2b
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_BITS = 53
-_BLOCK = 256
+_BELOW_ONE = np.float32(1 - 2.0**-24)
 
 
-def uniforms(key: Sequence[str | int], token_index: int) -> float:
-    """Return the uniform number in [0, 1) of one token: 53 bits of blake2b over the call's key and the index.
+def uniforms(key: Sequence[str | int], token_index: int, size: int) -> NDArray[np.float32]:
+    """Return the random numbers of one token, one for each token of the vocabulary.
+
+    They are the raw stream of Philox-4x64 under a key that is blake2b of the call's key and the index.
 
     Args:
         key: (run seed, question, node path, call index), as in `Request.key`.
         token_index: Position of the token in the response, from 0.
+        size: How many numbers.
+
+    Returns:
+        Uniform numbers in (0, 1), multiples of 2⁻³² offset by half, fp32 (size,).
     """
     text = json.dumps([list(key), token_index], ensure_ascii=True, separators=(",", ":"))
-    digest = blake2b(text.encode("ascii"), digest_size=8).digest()
-    return float((int.from_bytes(digest, "big") >> (64 - _BITS)) / (1 << _BITS))
+    words = np.frombuffer(blake2b(text.encode("ascii"), digest_size=16).digest(), dtype="<u8")
+    raw = np.random.Philox(key=words).random_raw((size + 1) // 2).astype("<u8").view("<u4")[:size]
+    return np.minimum((raw.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32), _BELOW_ONE)
 
 
 def masked_logprobs(logits: Tensor, allowed: Tensor | None, tau: Tensor) -> Tensor:
@@ -49,40 +57,19 @@ def masked_logprobs(logits: Tensor, allowed: Tensor | None, tau: Tensor) -> Tens
 
 
 def draw(logprobs: Tensor, u: Tensor) -> Tensor:
-    """Draw one token a row by the inverse CDF over M in vocabulary order.
+    """Draw one token a row by the Gumbel-max trick: `argmax_v log π(v) − log E_v` with `E_v = −log(1 − u_v)`.
 
-    Token i is drawn when `CDF(i−1) ≤ u·total < CDF(i)`. The CDF is summed in fp64 in two levels (blocks of
-    `_BLOCK` tokens, then within the block), in an order that depends on the row alone. A token outside M, or of
-    zero probability, has an empty interval and is never drawn.
+    Rounding of the logits moves a draw only where two scores nearly tie. The inverse CDF would not do: its sums run
+    over the whole vocabulary, and at τ = 2 a tail token's interval is as narrow as their rounding.
 
     Args:
-        logprobs: From `masked_logprobs`, fp32 (rows, vocabulary).
-        u: Uniform numbers in [0, 1), fp64 (rows,).
+        logprobs: From `masked_logprobs`, fp32 (rows, vocabulary). Tokens of −inf are never drawn.
+        u: From `uniforms`, fp32 (rows, vocabulary).
 
     Returns:
         Token ids, int64 (rows,).
     """
-    rows, size = logprobs.shape
-    probs = torch.nn.functional.pad(logprobs.exp(), (0, -size % _BLOCK)).view(rows, -1, _BLOCK)
-    blocks = probs.sum(dim=-1, dtype=torch.float64)
-    ends = blocks.cumsum(dim=-1)
-    target = u.to(ends)[:, None] * ends[:, -1:]
-    block = torch.searchsorted(ends, target, right=True).clamp_(max=blocks.shape[1] - 1)
-    rest = target - (ends - blocks).gather(1, block)
-    inner = probs[torch.arange(rows, device=probs.device), block[:, 0]]
-    offset = torch.searchsorted(inner.double().cumsum(dim=-1), rest, right=True).clamp_(max=_BLOCK - 1)
-    empty = (inner.gather(1, offset) == 0)[:, 0]
-    if bool(empty.any()):  # a residue of rounding at a block's end: go to the nearest token that can be drawn
-        for row in empty.nonzero()[:, 0].tolist():
-            offset[row, 0] = _nearest(inner[row], int(offset[row, 0]))
-    return (block * _BLOCK + offset)[:, 0]
-
-
-def _nearest(probs: Tensor, index: int) -> int:
-    """Return the last index ≤ `index` of positive probability, else the first one after it."""
-    positive: list[int] = probs.nonzero()[:, 0].tolist()
-    before = [i for i in positive if i <= index]
-    return before[-1] if before else positive[0]
+    return greedy(logprobs - torch.log(-torch.log1p(-u)))
 
 
 def greedy(logprobs: Tensor) -> Tensor:

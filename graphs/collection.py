@@ -2,8 +2,8 @@
 
 All runs live in one private event loop. When nothing in it is ready to run, every run waits: queued queries
 are answered together, then all queued requests are sampled together. A failed run is a record, not an
-exception; only when every run failed does `collect` raise. (Parallel branches of sync-only nodes race in
-threads: their runs are reproducible, which of them share a batch is not.)
+exception; only when every run failed does `collect` raise. (Parallel branches of one run that also wait for
+something else, a timer or a web service, race: which of them share a batch is not reproducible then.)
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 
-from agents.batcher import IdleSelector, LockstepBatcher
+from agents.batcher import LockstepBatcher
 from agents.call import Policy
 from agents.errors import ConfigError
+from agents.idle import CountedThreads, IdleSelector
 from graphs.ledger import LedgerWriter
 from graphs.options import Options, read_options
 from graphs.recorded import RecordedGraph
@@ -30,8 +30,6 @@ from graphs.trajectory import FAILED, Trajectory
 
 T = TypeVar("T")
 QuestionLike = str | Mapping[str, Any]
-MOST_THREADS = 100_000
-"""Never reached: a thread is only made where one is needed."""
 
 
 @dataclass
@@ -170,8 +168,9 @@ def _drive(batcher: LockstepBatcher, work: Callable[[], Any]) -> None:
             loop.call_soon_threadsafe(_nothing)
 
         batcher.wake = wake
-        # nodes without an async face run in threads and block there: none may wait for another's thread
-        loop.set_default_executor(ThreadPoolExecutor(max_workers=MOST_THREADS))
+        threads = CountedThreads()
+        batcher.busy = lambda: threads.busy
+        loop.set_default_executor(threads)
         return loop
 
     def run() -> None:

@@ -3,6 +3,7 @@
 The DAG (DESIGN §5 "Call DAG") follows from LangGraph's supersteps alone, for any graph: tasks of one
 superstep are parallel, the next superstep joins them, a subgraph is its calls in place of its node, and calls
 and subgraphs of one task follow each other. Tools are not calls, so they are contracted by construction.
+(Functions decorated with LangGraph's `@task` count as parallel to each other.)
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -148,8 +147,10 @@ class LedgerWriter:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        with suppress(Exception):
+        try:  # noqa: SIM105 - at interpreter exit even `suppress` may be gone
             self._release()
+        except Exception:
+            pass
 
 
 def ledger_folder() -> Path:

@@ -175,15 +175,23 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 run.warn(warning)
 
     def _resume(self, thread: str | None, options: Options) -> Run:
-        """Take up the unfinished run of a checkpointer thread; without its beginning, its rest is not recorded."""
-        recorded = thread is not None and options.record != "off"
-        run = Run.reopen(self.recorder, str(thread)) if recorded else None
+        """Take up the unfinished run of a checkpointer thread; without its beginning, its rest is not recorded.
+
+        Raises:
+            ConfigError: No thread was named.
+        """
+        if thread is None:
+            raise ConfigError(
+                "no input was given, which resumes an interrupted run, but no thread: give a question, or "
+                'config={"configurable": {"thread_id": …}} on a graph with a checkpointer'
+            )
+        run = Run.reopen(self.recorder, thread) if options.record != "off" else None
         if run is None:
             unrecorded = {"record": "off", "temperature": options.tau}
             run = Run(self.recorder, new_run_id(), "", options.model_copy(update=unrecorded))
             if options.record != "off":
                 run.warn("not recorded: the ledger does not hold what this run did before it was interrupted")
-        self._write_open(run)
+        run.checkpoint()
         return run
 
     def _end(self, run: Run, error: BaseException | None) -> None:
@@ -197,7 +205,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         trajectory = run.trajectory(error)
         if self.recorder.ledger is not None and run.options.record != "off":
             warning = self.recorder.ledger.close(trajectory)
-            if warning:
+            if warning and warning not in run.warnings:
                 run.warn(warning)
                 _tell(run.tracker.output, warning)
         if self.recorder.on_close is not None:

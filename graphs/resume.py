@@ -2,7 +2,7 @@
 
 LangGraph's checkpoints hold the graph's state, which knows calls by id only; the tokens are in the journal of
 a process that may be gone. So a run with a checkpointer thread writes its journal as a "pause" line after
-each call, and whoever resumes the thread finds it there.
+each call and retrieval, and whoever resumes the thread finds it there.
 """
 
 from __future__ import annotations

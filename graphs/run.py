@@ -116,7 +116,9 @@ class Run:
         """
         started = time.perf_counter()
         passages = self.recorder.batcher.search(self.id, retriever, query, k).result()
-        return self._retrieved(passages, query, path, self.tracker.place(config), started)
+        self._retrieved(passages, query, path, self.tracker.place(config), started)
+        self.checkpoint()
+        return passages
 
     async def aretrieve(
         self, retriever: Retriever, query: str, k: int, path: str, config: RunnableConfig
@@ -132,14 +134,16 @@ class Run:
         else:
             future = await asyncio.to_thread(batcher.search, self.id, retriever, query, k)
         passages = await asyncio.wrap_future(future)
-        return self._retrieved(passages, query, path, self.tracker.place(config), started)
+        self._retrieved(passages, query, path, self.tracker.place(config), started)
+        if self.thread is not None:
+            await asyncio.to_thread(self.checkpoint)
+        return passages
 
-    def _retrieved(self, passages: list[Passage], query: str, path: str, place: Place, started: float) -> list[Passage]:
+    def _retrieved(self, passages: list[Passage], query: str, path: str, place: Place, started: float) -> None:
         ids = tuple(passage["id"] for passage in passages)
         scores = tuple(round(float(passage["score"]), 6) for passage in passages)
         record = Retrieval(path, query, ids, scores, time.perf_counter() - started)
         self.journal.add_retrieval(record, place)
-        return passages
 
     def summary(self) -> dict[str, Any]:
         """Return what the run cost so far, for the graph's result."""

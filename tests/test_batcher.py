@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from agents.batcher import IdleSelector, LockstepBatcher, TimedBatcher
+from agents.batcher import LockstepBatcher, TimedBatcher
 from agents.call import Completion, Prompt, Request
 from tests.scripted import PASSAGES, ListRetriever, ScriptedPolicy, decode_ids, encode_text
 
@@ -236,62 +235,16 @@ def test_an_interrupt_reaches_both_the_futures_and_the_caller() -> None:
     assert isinstance(future.exception(0), KeyboardInterrupt)
 
 
-# ---- the idle moment
-
-
-def loop_with(on_idle: Callable[[], bool]) -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(IdleSelector(on_idle))
-
-
-def test_the_idle_moment_comes_when_nothing_is_ready() -> None:
-    log: list[str] = []
-    futures: list[Future[None]] = []
-
-    def idle() -> bool:
-        if not futures:
-            return False
-        log.append("idle")
-        futures.pop().set_result(None)
-        return True
-
-    async def work(name: str) -> None:
-        for step in range(2):
-            log.append(f"{name}{step}")
-            await asyncio.sleep(0)
-        futures.append(future := Future())
-        await asyncio.wrap_future(future)
-
-    async def main() -> None:
-        await asyncio.gather(work("a"), work("b"))
-
-    with asyncio.Runner(loop_factory=lambda: loop_with(idle)) as runner:
-        runner.run(main())
-    assert log == ["a0", "b0", "a1", "b1", "idle", "idle"]
-
-
-def test_timers_and_threads_still_wake_the_loop() -> None:
-    async def main() -> list[str]:
-        async def nap() -> str:
-            await asyncio.sleep(0.02)
-            return "timer"
-
-        return list(await asyncio.gather(nap(), asyncio.to_thread(lambda: time.sleep(0.05) or "thread")))
-
-    with asyncio.Runner(loop_factory=lambda: loop_with(lambda: False)) as runner:
-        assert runner.run(main()) == ["timer", "thread"]
-
-
-def test_lockstep_is_woken_by_a_submission_from_a_thread() -> None:
-    batcher = LockstepBatcher(echo())
-    loop = loop_with(batcher.idle)
-    batcher.wake = lambda: loop.call_soon_threadsafe(lambda: None) and None
+def test_lockstep_waits_for_a_thread_at_work_but_not_for_ever() -> None:
+    batcher = LockstepBatcher(echo(), patience_seconds=0.1)
+    batcher.busy = lambda: 2
     batcher.enter("a")
-
-    def node() -> str:
-        time.sleep(0.05)  # the loop is asleep by now
-        return batcher.submit("a", request("from a thread")).result(5).text
-
-    try:
-        assert loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, node), 5)) == "FROM A THREAD"
-    finally:
-        loop.close()
+    futures = [batcher.submit("a", request("1"))]  # by one of the two threads
+    assert not batcher.idle()
+    time.sleep(0.11)
+    futures.append(batcher.submit("a", request("2")))  # and by the other
+    assert batcher.idle() and all(future.done() for future in futures)
+    lonely = batcher.submit("a", request("3"))
+    assert not batcher.idle()
+    time.sleep(0.11)
+    assert batcher.idle() and lonely.done()

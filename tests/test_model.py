@@ -9,6 +9,7 @@ from agents.call import Constraint, Prompt, Request
 from agents.errors import ConfigError, PromptError
 from agents.model import SharedModel
 from agents.model_batches import plan_batches
+from agents.sampling import uniforms
 from tests.toy_model import toy_model, toy_module, toy_tokenizer
 
 SYSTEM = "You answer questions. Choose a workflow for the question."
@@ -138,12 +139,8 @@ def _ends_with(model: SharedModel, token: int) -> SharedModel:
 def test_eos_belongs_to_the_response_when_sampled_and_is_never_appended():
     flat = _ends_with(toy_model(), 0)
     prompt = flat.encode(_messages("Who?"))
-    # all logits are equal, so the inverse CDF reads the token off the uniform number: find keys that say EOS first
-    keys = [(k,) for k in range(3000)]
-    from agents.sampling import uniforms
-
     width = flat.module.config.vocab_size
-    key = next(k for k in keys if int(uniforms(k, 0) * width) == EOS)
+    key = next((k,) for k in range(9000) if int(uniforms((k,), 0, width).argmin()) == EOS)  # logits all equal
     ended = flat.sample([Request(key, "AG", prompt, 5)])[0]
     assert ended.response_ids == (EOS,) and not ended.truncated and ended.text == ""
     assert ended.logprobs[0] == pytest.approx(-math.log(width), abs=1e-4)
@@ -208,16 +205,16 @@ def test_sharing_heads_changes_no_token_and_no_logprob(model):
         for a, b in zip(completions, unshared, strict=True):
             assert a.response_ids == b.response_ids
             assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
-    assert shared._prefix.hits > 0 and shared._prefix.misses == 2
+    assert shared._layout.prefix.hits > 0 and shared._layout.prefix.misses == 2
 
 
 def test_the_prefix_cache_forgets_the_oldest_and_is_dropped_by_refresh(model):
     shared = toy_model(prefix_tokens=40)
     for system in ("a" * 15, "b" * 15, "c" * 15):
         shared.sample([Request((0,), "AG", shared.encode(_messages("Who?", system)), 1)])
-    assert len(shared._prefix) < 3
+    assert len(shared._layout.prefix) < 3
     shared.refresh()
-    assert len(shared._prefix) == 0
+    assert len(shared._layout.prefix) == 0
 
 
 def test_a_refresh_makes_changed_weights_speak():
@@ -344,7 +341,7 @@ def test_an_architecture_with_sliding_windows_falls_back_and_agrees():
         max_position_embeddings=512, eos_token_id=EOS, attn_implementation="sdpa",
     )  # fmt: skip
     model = SharedModel(MistralForCausalLM(config).eval(), toy_tokenizer())
-    assert not model._slots
+    assert not model._layout.shares
     requests = _requests(model)
     completions = model.sample(requests)
     assert [model.sample([r])[0].response_ids for r in requests] == [c.response_ids for c in completions]

@@ -12,7 +12,8 @@ from tests.toy_model import toy_model
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer
 from training.learner import Learner
 from training.rows import Row
-from training.sft import SFTConfig, Warmup, split_rows, supervised_buffer, supervised_calls
+from training.sft import Warmup, split_rows, supervised_buffer, supervised_calls
+from training.sft_config import SFTConfig
 
 
 class Silent:
@@ -64,7 +65,7 @@ def test_targets_end_as_sampling_would_end_them() -> None:
 def test_weights_follow_the_role_weights_and_sum_to_one() -> None:
     calls = supervised_calls(rows(4), toy_model())
     buffer = supervised_buffer(calls, {"planner": 3.0})
-    mass = {role: 0.0 for role in ROLES}
+    mass = dict.fromkeys(ROLES, 0.0)
     assert buffer.weights is not None
     for row, weight, count in zip(buffer.rows, buffer.weights, buffer.counts, strict=True):
         mass[row.call.role] += float(weight * count)

@@ -74,7 +74,8 @@ def load_object(spec: str, option: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{option}={spec!r} cannot be imported ({error}); run from its folder, or install it") from error
+        hint = "run from its folder, or install it"
+        raise ConfigError(f"{option}={spec!r} cannot be imported ({error}); {hint}") from error
 
 
 def load_score(spec: str | None) -> Score:

@@ -1,4 +1,4 @@
-"""The adapters of the last updates, so that runs recorded by an older policy can be checked and replayed (DESIGN §6)."""
+"""The adapters of the last updates: runs recorded by an older policy can be checked and replayed (DESIGN §6)."""
 
 from __future__ import annotations
 

@@ -86,6 +86,8 @@ class PPOConfig:
     """Price β of three or more retrievals."""
     format_penalty: float = 1.0
     """Price p of one invalid response, paid by that call alone (released code: 2)."""
+    permute_rewards: bool = False
+    """Control experiment: give each question the rewards of another one of the batch."""
     # --- credit
     estimator: str = "tree_gae"
     """tree_gae, terminal_gae (the paper), broadcast (released code), loo (no critic)."""

@@ -85,7 +85,7 @@ def screen(
     samplers = {run.run: _samplers(players, store, run) for run in kept}
     refused += [("unknown-policy", run.run) for run in kept if samplers[run.run] is None]
     kept = [run for run in kept if samplers[run.run] is not None]
-    buffer = RolloutBuffer.of(kept, players.train)  # type: ignore[arg-type]
+    buffer = RolloutBuffer.of(kept, players.train)
     scored = score_buffer(players, buffer, token_budget, tokens=tokens)
     parity = _parity_gaps(players, buffer, scored, {run: found or {} for run, found in samplers.items()})
     drift = _drifts(buffer, scored)
@@ -99,7 +99,7 @@ def screen(
     out = {run for _, run in refused}
     if any(run.run in out for run in buffer.trajectories):
         left = [run for run in buffer.trajectories if run.run not in out]
-        buffer = RolloutBuffer.of(left, players.train)  # type: ignore[arg-type]
+        buffer = RolloutBuffer.of(left, players.train)
         scored = score_buffer(players, buffer, token_budget, tokens=tokens)
     players.shared.remove_adapter(OLDER)
     dropped = Dropped.of(refused)

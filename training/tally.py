@@ -54,7 +54,7 @@ class Tally:
         self._sums["policy_loss"] += loss
         self._positions += batch.input_ids.numel()
         self._padded += batch.input_ids.numel() - int(batch.attention_mask.sum())
-        for role in batch.role_ids.unique().tolist():
+        for role in sorted(set(batch.role_ids.tolist())):
             mine = torch.where(batch.role_ids[:, None] == role, batch.weights, 0.0)
             name = self.roles[role]
             self._mass[""] += float(mine.sum())

@@ -58,7 +58,7 @@ def give_credit(
     """Apply a credit estimator to every trajectory of a buffer with values.
 
     Raises:
-        ValueError: Values are missing, or `loo` has a question with a single run.
+        ValueError: Values are missing.
     """
     totals = [reward.total for reward in rewards]
     if estimator == "loo":
@@ -78,30 +78,36 @@ def give_credit(
 
 
 def _baselines(questions: Sequence[str], totals: Sequence[float]) -> list[float]:
-    """Return each run's leave-one-out baseline among the runs of its question."""
+    """Return each run's leave-one-out baseline among the runs of its question; a single run's own R (no credit)."""
     groups: dict[str, list[int]] = {}
     for index, question in enumerate(questions):
         groups.setdefault(question, []).append(index)
     baselines = [0.0] * len(totals)
     for places in groups.values():
-        for place, value in zip(places, leave_one_out([totals[i] for i in places]), strict=True):
+        own = [totals[i] for i in places]
+        for place, value in zip(places, leave_one_out(own) if len(own) > 1 else own, strict=True):
             baselines[place] = value
     return baselines
 
 
-def _token_values(buffer: RolloutBuffer) -> list[dict[str, Floats]]:
+def _token_values(buffer: RolloutBuffer) -> list[dict[str, list[float]]]:
     if buffer.token_values is None:
         raise ValueError("broadcast needs values per token")
-    values: list[dict[str, Floats]] = [{} for _ in buffer.trajectories]
+    values: list[dict[str, list[float]]] = [{} for _ in buffer.trajectories]
     for place, row in enumerate(buffer.rows):
-        values[row.trajectory][row.call.id] = buffer.token_values[place]
+        values[row.trajectory][row.call.id] = buffer.token_values[place].tolist()
     return values
 
 
 def start_critic(players: Players, buffer: RolloutBuffer, rewards: Sequence[TrajectoryReward], scored: Scored) -> None:
-    """Set the value head's bias to the first batch's mean targets (R and f), and the values that follow from it."""
+    """Set the value head's bias to the first batch's mean targets, and the values that follow from it.
+
+    The targets are R and f; with values per token (`broadcast`) the first is R + f.
+    """
     kinds = [(rewards[row.trajectory].total, rewards[row.trajectory].format[row.call.id]) for row in buffer.rows]
     means = torch.tensor(kinds, dtype=torch.float64).mean(0).float()
+    if scored.token_values is not None:
+        means[0] += means[1]
     players.head.start_at(means.to(players.learner.device))
     scored.values[:] = means.numpy()
     for values in scored.token_values or []:

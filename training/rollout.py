@@ -1,0 +1,232 @@
+"""The executions of one iteration: collected with the current adapter into a sealed ledger segment, or replayed.
+
+What an update learns from is always read back from disk, so a run that was killed after the seal learns from exactly
+what the run that was never killed would have. A segment without its seal is thrown away and collected again from the
+same seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.errors import ConfigError
+from evaluation.dataset import Example
+from graphs.collection import Timing, collect
+from graphs.ledger import LedgerWriter, is_sealed, read_ledger
+from graphs.recorded import RecordedGraph
+from graphs.trajectory import FAILED, Trajectory
+from training.buffer import RolloutBuffer
+from training.dropped import Dropped
+from training.gold import Gold
+from training.players import Players
+from training.policies import PolicyStore
+from training.ppo_config import PPOConfig
+from training.reward import TrajectoryReward, rewards
+from training.scoring import Scored
+from training.screening import limits_of, screen
+
+
+@dataclass(frozen=True)
+class World:
+    """Questions of one environment, and the graph that answers them."""
+
+    name: str
+    graph: RecordedGraph
+    train: Sequence[Example]
+    dev: Sequence[Example]
+
+
+@dataclass
+class Rollout:
+    """One iteration's executions, scored and screened."""
+
+    runs: Sequence[Trajectory]
+    """All of them, failed and refused ones included."""
+    rewards: Mapping[str, TrajectoryReward]
+    """By run id, of those with a score."""
+    buffer: RolloutBuffer
+    scored: Scored
+    dropped: Dropped
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def team(self) -> list[TrajectoryReward]:
+        """Return the reward of each trajectory in the buffer."""
+        return [self.rewards[run.run] for run in self.buffer.trajectories]
+
+
+def questions_of(examples: Sequence[Example], visit: int, count: int, seed: int) -> list[Example]:
+    """Return the questions of the `visit`-th batch: shuffled passes over all, each question once a pass.
+
+    A pure function, so that the data position is a number. A batch that crosses the end of a pass goes on in the
+    next one.
+    """
+    size = len(examples)
+    order: dict[int, Any] = {}
+    chosen = []
+    for place in range(visit * count, (visit + 1) * count):
+        turn, offset = divmod(place, size)
+        if turn not in order:
+            order[turn] = np.random.default_rng([seed, turn]).permutation(size)
+        chosen.append(examples[int(order[turn][offset])])
+    return chosen
+
+
+def seed_of(seed: int, iteration: int) -> int:
+    """Return the run seed of an iteration's executions."""
+    return int.from_bytes(blake2b(f"{seed}/{iteration}".encode(), digest_size=4).digest(), "big") >> 1
+
+
+def segment_file(output: Path, iteration: int) -> Path:
+    """Return the ledger segment of an iteration."""
+    return output / "ledger" / f"iteration-{iteration:06d}.jsonl"
+
+
+def gather(
+    world: World,
+    players: Players,
+    config: PPOConfig,
+    iteration: int,
+    visit: int,
+    *,
+    timing: Timing | None = None,
+    on_done: Callable[[Trajectory], None] | None = None,
+) -> list[Trajectory]:
+    """Return the executions of an iteration: from its sealed segment if there is one, else collected now.
+
+    Raises:
+        LedgerError: The segment cannot be written or sealed.
+        Exception: The first run's error, when every run failed.
+    """
+    file = segment_file(Path(config.output), iteration)
+    if not is_sealed(file):
+        file.unlink(missing_ok=True)
+        writer = LedgerWriter(file.parent, file.stem)
+        examples = questions_of(world.train, visit, config.questions, config.seed)
+        graph = world.graph.with_recorder(adapters=players.adapters())
+        collect(
+            graph,
+            [{graph.recorder.input: example.question, "id": example.id} for example in examples],
+            policy=players.shared,
+            ledger=writer,
+            in_flight=config.in_flight,
+            runs=config.runs,
+            timing=timing,
+            on_done=on_done,
+            **run_options(config, seed_of(config.seed, iteration)),
+        )
+        writer.seal()
+    return sorted(read_ledger(file), key=lambda run: run.run)
+
+
+def run_options(config: PPOConfig, seed: int) -> dict[str, Any]:
+    """Return the options of a training execution."""
+    return {
+        "record": "train",
+        "temperature": config.temperature,
+        "decoding": config.decoding,
+        "select": config.select,
+        "max_depth": config.max_depth,
+        "max_turns": config.max_turns,
+        "max_retrievals": config.max_retrievals,
+        "workflow": config.workflow,
+        "seed": seed,
+    }
+
+
+def replay(ledger: Path, size: int) -> Iterator[list[Trajectory]]:
+    """Stream batches of recorded runs, each of one environment; what is left over comes last.
+
+    Raises:
+        LedgerError: No ledger at the path.
+    """
+    buckets: dict[str, list[Trajectory]] = {}
+    for run in read_ledger(ledger):
+        bucket = buckets.setdefault(run.hashes.get("environment", ""), [])
+        bucket.append(run)
+        if len(bucket) == size:
+            yield bucket[:]
+            bucket.clear()
+    yield from (bucket for bucket in buckets.values() if bucket)
+
+
+def prepare(
+    runs: Sequence[Trajectory],
+    players: Players,
+    store: PolicyStore,
+    gold: Gold,
+    config: PPOConfig,
+    *,
+    version: int,
+) -> Rollout:
+    """Score and screen the executions of one iteration.
+
+    Raises:
+        ConfigError: Nothing is left to learn from; the message counts why.
+    """
+    scores = {run.run: gold(run) for run in runs if run.outcome not in FAILED}
+    unmatched = [("unmatched", run) for run, score in scores.items() if score is None]
+    known = [run for run in runs if scores.get(run.run, 0.0) is not None]
+    if config.estimator == "loo":
+        known, alone = _in_company(known)
+        unmatched += alone
+    limits = limits_of(players, config.parity_mean, config.parity_total, config.max_versions, config.max_drift)
+    found = screen(
+        players,
+        store,
+        known,
+        version=version,
+        limits=limits,
+        token_budget=config.token_budget,
+        tokens=config.estimator == "broadcast",
+    )
+    dropped = Dropped.of(unmatched) + found.dropped
+    if not found.buffer.trajectories:
+        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
+        raise ConfigError(
+            f"none of {len(runs)} recorded runs can be trained on: {counts}. Nothing was changed; record with "
+            "record='train' under the adapter that PPO starts from, or give the missing gold answers"
+        )
+    prices = {"alpha": config.alpha, "beta": config.beta, "penalty": config.format_penalty}
+    paid = {run.run: rewards(run, score, **prices) for run in known if (score := scores.get(run.run)) is not None}
+    if config.permute_rewards:
+        paid = permuted(known, paid, config.seed + version)
+    metrics = {**found.metrics, **{f"rollout/dropped/{name}": float(n) for name, n in dropped.counts.items()}}
+    return Rollout(runs, paid, found.buffer, found.scored, dropped, metrics)
+
+
+def permuted(
+    runs: Sequence[Trajectory], paid: Mapping[str, TrajectoryReward], seed: int
+) -> dict[str, TrajectoryReward]:
+    """Give the runs of each question the outcomes of another question's runs; format penalties stay where they are."""
+    groups: dict[str, list[str]] = {}
+    for run in runs:
+        if run.run in paid:
+            groups.setdefault(run.question_id or run.question, []).append(run.run)
+    names = list(groups)
+    generator = np.random.default_rng([seed])
+    order = [int(place) for place in generator.permutation(len(names))]
+    found: dict[str, TrajectoryReward] = {}
+    for position, place in enumerate(order):  # along the cycle: every question gets another one's
+        donors = groups[names[order[(position + 1) % len(order)]]]
+        for index, run in enumerate(groups[names[place]]):
+            found[run] = replace(paid[donors[index % len(donors)]], format=paid[run].format)
+    return found
+
+
+def _in_company(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], list[tuple[str, str]]]:
+    """Keep runs whose question has at least two usable runs, for a leave-one-out baseline."""
+    groups: dict[str, int] = {}
+    for run in runs:
+        if run.trainable:
+            key = run.question_id or run.question
+            groups[key] = groups.get(key, 0) + 1
+    alone = [run for run in runs if run.trainable and groups[run.question_id or run.question] < 2]
+    names = {run.run for run in alone}
+    return [run for run in runs if run.run not in names], [("loo-alone", run.run) for run in alone]

@@ -1,0 +1,173 @@
+"""What a batch of executions looked like: reward parts, validity, lengths, workflow shares, signs of gaming.
+
+Numbers only, under the names of `evaluation.glossary`; failed runs count where a share of all runs is meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from agents.call import Call
+from agents.workflow import BY_TEXT
+from evaluation.metrics import normalize_squad
+from graphs.trajectory import Trajectory
+from training.buffer import RolloutBuffer
+from training.reward import TrajectoryReward
+from training.update import returns_of
+
+DECLINED = frozenset(
+    {"", "unknown", "i dont know", "dont know", "none", "not known", "no answer", "unanswerable", "not mentioned"}
+)
+"""Normalised answers that decline to answer."""
+
+
+def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, TrajectoryReward]) -> dict[str, float]:
+    """Describe a batch.
+
+    Args:
+        runs: All executions of the batch, failed ones included.
+        rewards: Run id → reward parts, of those that were scored.
+    """
+    if not runs:
+        return {}
+    scored = [run for run in runs if run.run in rewards]
+    found = {"rollout/trajectories": float(len(runs)), **_rewards([rewards[run.run] for run in scored])}
+    found |= {
+        "rollout/turns": _mean(run.turns for run in runs),
+        "rollout/retrievals": _mean(len(run.retrievals) for run in runs),
+        "rollout/calls": _mean(len(run.calls) for run in runs),
+        "rollout/prompt_tokens": _mean(sum(len(call.prompt_ids) for call in run.calls) for run in runs),
+        "rollout/generated_tokens": _mean(sum(len(call.response_ids) for call in run.calls) for run in runs),
+        "rollout/budget_hit": _mean(run.budget_hit for run in runs),
+        "rollout/dont_know": _mean(normalize_squad(run.answer) in DECLINED for run in runs),
+        "rollout/copy": _mean(_copied(run) for run in runs),
+    }
+    outcomes = Counter(run.outcome for run in runs)
+    found |= {f"rollout/outcome/{name}": count / len(runs) for name, count in outcomes.items()}
+    return found | _by_role(runs, rewards) | _workflows(runs)
+
+
+def _rewards(parts: Sequence[TrajectoryReward]) -> dict[str, float]:
+    if not parts:
+        return {}
+    totals = [part.total for part in parts]
+    return {
+        "rollout/reward": _mean(totals),
+        "rollout/reward_std": float(np.std(totals)),
+        "rollout/score": _mean(part.score for part in parts),
+        "rollout/turn_cost": _mean(part.turn_cost for part in parts),
+        "rollout/retrieval_cost": _mean(part.retrieval_cost for part in parts),
+    }
+
+
+def _by_role(runs: Sequence[Trajectory], rewards: Mapping[str, TrajectoryReward]) -> dict[str, float]:
+    calls: dict[str, list[tuple[Trajectory, Call]]] = defaultdict(list)
+    for run in runs:
+        for call in run.calls:
+            calls[call.role].append((run, call))
+    found: dict[str, float] = {}
+    for role, mine in sorted(calls.items()):
+        found[f"rollout/calls/{role}"] = len(mine) / len(runs)
+        found[f"rollout/valid/{role}"] = _mean(call.format_error is None for _, call in mine)
+        found[f"rollout/truncated/{role}"] = _mean(call.truncated for _, call in mine)
+        found[f"rollout/length/{role}"] = _mean(len(call.response_ids) for _, call in mine)
+        paid = [(rewards[run.run], call) for run, call in mine if run.run in rewards]
+        if paid:
+            found[f"rollout/format/{role}"] = _mean(reward.format[call.id] for reward, call in paid)
+            spoke = {run.run: rewards[run.run].total for run, _ in mine if run.run in rewards}
+            found[f"rollout/reward/{role}"] = _mean(spoke.values())
+    selections = [call for _, call in calls.get("document_selector", ()) if call.format_error is None]
+    if selections:
+        found["rollout/empty_selection"] = _mean(not call.value for call in selections)
+    return found
+
+
+def _workflows(runs: Sequence[Trajectory]) -> dict[str, float]:
+    """Return topology shares of roots, plan shares of all planned nodes, and their spread; none without plans."""
+    planned = [run.workflow for run in runs if run.workflow]
+    if not planned:
+        return {}
+    roots = Counter(str(tree.get("plan")) for tree in planned)
+    shapes: Counter[str] = Counter()
+    for plan, count in roots.items():
+        shapes[BY_TEXT[plan].topology.value if plan in BY_TEXT else "other"] += count
+    nodes = Counter(plan for tree in planned for plan in _plans(tree))
+    found = {f"rollout/topology/{name}": count / len(planned) for name, count in shapes.items()}
+    total = sum(nodes.values())
+    found |= {f"rollout/plan/{plan.replace(',', '-')}": count / total for plan, count in nodes.items()}
+    shares = [count / len(planned) for count in roots.values()]
+    found["rollout/plan_entropy"] = -sum(share * math.log(share) for share in shares)
+    found["rollout/depth"] = _mean(_depth(tree) for tree in planned)
+    return found
+
+
+def _plans(tree: Mapping[str, Any]) -> Iterator[str]:
+    if tree.get("plan"):
+        yield str(tree["plan"])
+    for child in tree.get("children") or ():
+        yield from _plans(child)
+
+
+def _depth(tree: Mapping[str, Any]) -> int:
+    children = tree.get("children") or ()
+    return 1 + max((_depth(child) for child in children), default=0) if children else 0
+
+
+def _copied(run: Trajectory) -> bool:
+    """Return whether the answer is the question, or a long part of it."""
+    answer = normalize_squad(run.answer)
+    return len(answer.split()) >= 4 and answer in normalize_squad(run.question)
+
+
+def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float]) -> dict[str, float]:
+    """Describe advantages, returns and values by role, before whitening.
+
+    Args:
+        buffer: Filled but not whitened.
+        scores: Of each trajectory.
+    """
+    from training.losses import explained_variance
+
+    assert buffer.advantages is not None and buffer.old is not None
+    values, returns = returns_of(buffer)
+    found: dict[str, float] = {}
+    means = np.array([part.mean() if len(part) else 0.0 for part in buffer.advantages])
+    for index, role in enumerate(buffer.roles):
+        mine = buffer.role_ids == index
+        found[f"update/advantage/{role}"] = float(means[mine].mean())
+        found[f"update/advantage_std/{role}"] = float(means[mine].std())
+        found[f"update/return/{role}"] = float(returns[mine, 0].mean())
+        found[f"update/value/{role}"] = float(values[mine, 0].mean())
+    found["update/rows"] = float(buffer.trained.sum())
+    found["update/tokens"] = float(buffer.counts.sum())
+    found |= _explained(explained_variance, values, returns)
+    good = [
+        part[np.array(row.call.mask, dtype=bool)]
+        for part, row in zip(buffer.old, buffer.rows, strict=True)
+        if row.trained and scores[row.trajectory] > 0
+    ]
+    sampled = np.concatenate([*good, np.zeros(0)])
+    if sampled.size:
+        found["update/correct_logprob"] = float(sampled.mean())
+    return found
+
+
+def _explained(measure: Any, values: Any, returns: Any) -> dict[str, float]:
+    import torch
+
+    names = ("update/explained_variance", "update/explained_variance_format")
+    found = {
+        name: measure(torch.from_numpy(values[:, i].copy()), torch.from_numpy(returns[:, i].copy()))
+        for i, name in enumerate(names)
+    }
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
+def _mean(values: Any) -> float:
+    items = [float(value) for value in values]
+    return sum(items) / len(items) if items else 0.0
