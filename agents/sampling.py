@@ -34,7 +34,8 @@ def uniforms(key: Sequence[str | int], token_index: int, size: int) -> NDArray[n
     text = json.dumps([list(key), token_index], ensure_ascii=True, separators=(",", ":"))
     words = np.frombuffer(blake2b(text.encode("ascii"), digest_size=16).digest(), dtype="<u8")
     raw = np.random.Philox(key=words).random_raw((size + 1) // 2).astype("<u8").view("<u4")[:size]
-    return np.minimum((raw.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32), _BELOW_ONE)
+    numbers: NDArray[np.float32] = (raw.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-32)
+    return np.minimum(numbers, _BELOW_ONE, out=numbers)
 
 
 def masked_logprobs(logits: Tensor, allowed: Tensor | None, tau: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ from evaluation.statistics import interval
 from graphs.collection import collect
 from graphs.trajectory import Trajectory
 from training import tinyworld
+from training.clock import Clock
 from training.gold import Gold
-from training.ppo import Clock, iterate
+from training.ppo import iterate
 from training.ppo_config import PPOConfig
 from training.rollout import World, run_options
 from training.session import Session, begin
@@ -92,15 +93,14 @@ def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
 
 def measure(session: Session, world: tinyworld.World) -> Measure:
     """Measure the trained adapter on the held-out questions of a world, greedily and at τ = 1."""
-    numbers: list[float] = []
-    kept: list[float] = []
+    f1: list[list[float]] = []
+    lost: list[float] = []
     for temperature in (0.0, 1.0):
         runs = _held_out(session, temperature)
-        scores = [token_f1(run.answer, example.answers) for run, example in zip(runs, world.dev, strict=True)]
-        lost = [regret(world, run.question, run.workflow or {"plan": "AG"}) for run in runs]
-        numbers += [sum(scores) / len(scores), sum(lost) / len(lost)]
-        kept = kept or scores
-    return Measure(*numbers, tuple(kept))
+        f1.append([token_f1(run.answer, example.answers) for run, example in zip(runs, world.dev, strict=True)])
+        lost.append(sum(regret(world, run.question, run.workflow or {"plan": "AG"}) for run in runs) / len(runs))
+    greedy, sampled = (sum(scores) / len(scores) for scores in f1)
+    return Measure(greedy, lost[0], sampled, lost[1], tuple(f1[0]))
 
 
 def _held_out(session: Session, temperature: float) -> list[Trajectory]:
@@ -123,14 +123,18 @@ def learn(start: Start, folder: Path, seed: int, *, control: bool = False, **cha
         metrics, _healthy = iterate(session, Silent(), None, clock)  # type: ignore[arg-type]
         assert metrics is not None
         rewards.append(metrics["rollout/reward"])
-        logging.getLogger("jade.tiny").info(
-            "iteration %d: R %.3f entropy %.3f KL %.3f %s", len(rewards), rewards[-1], metrics.get("update/entropy", 0),
-            metrics.get("update/kl", 0), {k[17:]: round(v, 2) for k, v in metrics.items() if "topology/" in k},
-        )  # fmt: skip
+        _log(len(rewards), metrics)
     spent = time.process_time() - began
     return Learned(
         config.estimator, config.train, control, seed, before, measure(session, start.world), spent, tuple(rewards)
     )
+
+
+def _log(iteration: int, metrics: dict[str, float]) -> None:
+    shown = ("rollout/reward", "update/entropy", "update/kl", "update/explained_variance")
+    names = [*shown, *sorted(name for name in metrics if "topology/" in name)]
+    numbers = "  ".join(f"{name.split('/')[-1]} {metrics.get(name, 0.0):.3f}" for name in names)
+    logging.getLogger("jade.tiny").info("iteration %d: %s", iteration, numbers)
 
 
 def arms(grid: bool, seeds: int) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Composition root: names and paths become a model, an index and a recorded graph.
 
-`load_graph` is the Python door; the functions at the end are what `langgraph.json` exports. Only here does
-`graphs` reach for the model and for Chroma, and only when the first question comes.
+`load_graph` is the Python door. Only here does `graphs` reach for the model and for Chroma, and a lazy graph only
+when the first question comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,7 +60,8 @@ def load_graph(
     Args:
         model: None = the embedded SmolLM2-135M-Instruct; a local folder; or a Hugging Face id.
         adapter: "auto" = the shipped one where there is one for this model; None = the untuned model; an adapter
-            folder; or a mapping role name → folder ("*" for the rest), to play roles on different adapters.
+            folder; or a mapping role name → folder ("*" for the rest), to play roles on different adapters, a role
+            whose folder is None on none.
         index: Collection that `jade index` built, or a bundled dataset's name; None = the starter corpus.
         retriever_mode: "exact", "hnsw", "bm25" or "hybrid".
         embedder: None = the embedded MiniLM; a local folder; or a Hugging Face id.
@@ -106,7 +107,7 @@ def load_graph(
         graph,
         policy=speaker,
         prompts=prompt_set,
-        adapters={role: _adapter_name(role) for role in folders},
+        adapters=_adapter_names(adapter, folders),
         retriever=source,
         ledger=ledger if isinstance(ledger, LedgerWriter) else default_ledger(ledger),
         defaults=options,
@@ -132,6 +133,12 @@ def _adapter_folders(
 
 def _adapter_name(role: str) -> str:
     return "default" if role == "*" else f"role-{role}"
+
+
+def _adapter_names(adapter: Any, folders: Mapping[str, Path]) -> dict[str, str | None]:
+    """Return role name → adapter name; None where the caller wants the bare model for a role."""
+    bare = [role for role in adapter if adapter[role] is None] if isinstance(adapter, Mapping) else []
+    return {**dict.fromkeys(bare), **{role: _adapter_name(role) for role in folders}}
 
 
 def _prompt_set(prompts: str | Path | Prompts | None, folders: Mapping[str, Path]) -> Prompts:
@@ -214,33 +221,3 @@ def code_version() -> str:
         return version("jade-rag")
     except PackageNotFoundError:
         return "unknown"
-
-
-@cache
-def _served(topology: TopologyName) -> RecordedGraph:
-    """Return an exported graph; the server asks anew for every request, and all exports share one model."""
-    if topology == "jade":
-        return load_graph(lazy=True)
-    whole = _served("jade").recorder
-    graph = load_graph(topology=topology, retriever=whole.retriever, lazy=True)
-    return graph.with_recorder(batcher=whole.batcher, ledger=whole.ledger)
-
-
-def jade() -> RecordedGraph:
-    """Export the whole graph for `langgraph dev`."""
-    return _served("jade")
-
-
-def single_round() -> RecordedGraph:
-    """Export the planned chain alone."""
-    return _served("single_round")
-
-
-def qds() -> RecordedGraph:
-    """Export the serial decomposition alone."""
-    return _served("qds")
-
-
-def qdp() -> RecordedGraph:
-    """Export the parallel decomposition alone."""
-    return _served("qdp")

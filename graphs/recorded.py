@@ -24,6 +24,7 @@ from agents.call import Policy
 from agents.errors import ConfigError
 from agents.passage import Retriever
 from agents.role import Prompts
+from graphs.breakpoints import with_breakpoints
 from graphs.ledger import LedgerWriter
 from graphs.options import Options, read_options
 from graphs.run import RUN_ID_KEY, RUN_KEY, Recorder, Run, new_run_id
@@ -51,16 +52,17 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """Stream the graph's steps; a `str` is a question; options are keyword arguments.
 
         Raises:
-            ConfigError: An unknown or impossible option, or an unusable question.
+            ConfigError: An unknown or impossible option or breakpoint, or an unusable question.
         """
         if _is_nested(config):
             yield from super().stream(self._as_mapping(input), config, **_only_langgraphs(kwargs))
             return
+        graph = with_breakpoints(self, kwargs)
         run, input, config, kwargs = self._begin(input, config, kwargs)
         keep, kwargs = with_tokens(kwargs)
         error: BaseException | None = None
         try:
-            for chunk in super().stream(input, config, **kwargs):
+            for chunk in super(RecordedGraph, graph).stream(input, config, **kwargs):
                 yield from keep(chunk)
         except BaseException as problem:
             error = problem
@@ -74,11 +76,12 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             async for chunk in super().astream(self._as_mapping(input), config, **_only_langgraphs(kwargs)):
                 yield chunk
             return
+        graph = with_breakpoints(self, kwargs)
         run, input, config, kwargs = await self._aside(self._begin, input, config, kwargs)
         keep, kwargs = with_tokens(kwargs)
         error: BaseException | None = None
         try:
-            async for chunk in super().astream(input, config, **kwargs):
+            async for chunk in super(RecordedGraph, graph).astream(input, config, **kwargs):
                 for kept in keep(chunk):
                     yield kept
         except BaseException as problem:

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from agents.documents import Document, content_digest, embedded_text, read_documents
 from agents.errors import ConfigError
 
+_CUT_SHORT = gzip.compress(b'{"text": "cut short"}' * 9, mtime=0)[:-12]
+
 
 def pdf(text: str) -> bytes:
     """A one-page PDF that shows `text`."""

@@ -34,8 +34,9 @@ def remember(history: dict[str, list[float]], metrics: Mapping[str, float], wind
     """Append what the alarms need; each list keeps its first value and the last two windows."""
     watched = [name for name in metrics if name in WATCHED or name.startswith(TOPOLOGY)]
     known = [name for name in history if name.startswith(TOPOLOGY)]
+    seen = max((len(values) for values in history.values()), default=0)
     for name in dict.fromkeys([*watched, *known]):
-        values = history.setdefault(name, [])
+        values = history.setdefault(name, [0.0] * seen if name.startswith(TOPOLOGY) else [])
         values.append(float(metrics.get(name, 0.0)))
         history[name] = values[:1] + values[1:][-2 * window :]
 

@@ -27,6 +27,7 @@ from evaluation.tracking import TrackedRun, track
 from graphs.collection import Timing, collect
 from graphs.trajectory import FAILED, Trajectory
 from training.buffer import RolloutBuffer
+from training.clock import Clock
 from training.config import read_config
 from training.credit import Credit
 from training.health import AlarmLimits, alarms, remember
@@ -98,6 +99,7 @@ def iterate(
         if not state.critic_started:
             start_critic(players, rollout.buffer, rollout.team, rollout.scored)
             state.critic_started = True
+    session.name_roles({row.call.role for row in rollout.buffer.rows if row.trained})
     # credit, weights, whitening
     with clock.stage("credit"):
         buffer, plain, credits = fill(rollout.buffer, rollout.scored, rollout.team, config)
@@ -216,42 +218,6 @@ def run_credit(buffer: RolloutBuffer, rollout: Rollout, credits: Sequence[Credit
         parts = {name: getattr(reward, name) for name in ("total", "score", "turn_cost", "retrieval_cost")}
         found[item.run] = RunCredit(parts, calls)
     return found
-
-
-class Clock:
-    """Where the wall time of an iteration went."""
-
-    def __init__(self) -> None:
-        """Start now."""
-        self.begun = time.monotonic()
-        self.start()
-
-    def start(self) -> None:
-        """Begin an iteration."""
-        self._started = time.perf_counter()
-        self._stages: dict[str, float] = {}
-        self._speed: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what happens inside as one stage."""
-        started = time.perf_counter()
-        yield
-        self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - started
-
-    def add(self, parts: dict[str, float], total: float, tokens: int) -> None:
-        """Add the parts of a collection, its wall seconds, and the tokens it processed."""
-        self._stages |= parts
-        self._stages["ledger"] = max(0.0, total - sum(parts.values()))
-        if tokens and total > 0:
-            self._speed["speed/tokens_per_second"] = tokens / total
-
-    def metrics(self) -> dict[str, float]:
-        """Return the stages under their tracked names."""
-        total = time.perf_counter() - self._started
-        idle = max(0.0, total - sum(self._stages.values())) / total if total > 0 else 0.0
-        stages = {f"time/{name}": seconds for name, seconds in self._stages.items()}
-        return {**stages, **self._speed, "time/total": total, "time/idle_share": idle}
 
 
 def _progress(done: int, first: int, total: int, metrics: dict[str, float], clock: Clock) -> None:

@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "weights": ("trajectory", "token"),
     "schedule": ("constant", "linear", "cosine"),
     "on_alarm": ("stop", "rollback", "continue"),
-    "decoding": ("free", "constrained"),
+    "decoding": (None, "free", "constrained"),
     "select": ("role", "full"),
     "dtype": ("auto", "bf16", "fp16", "fp32"),
 }
@@ -65,8 +65,8 @@ class PPOConfig:
     """Most executions at once."""
     temperature: float = 1.0
     """τ of sampling, and of every log-probability of the update."""
-    decoding: str = "free"
-    """free or constrained (only what the grammars allow is sampled)."""
+    decoding: str | None = None
+    """free or constrained (only what the grammars allow is sampled); none = the graph's default, free in JADE's."""
     select: str = "role"
     """What a role sees: its own view, or everything (ablation)."""
     max_depth: int = 1

@@ -126,8 +126,8 @@ def gather(
 
 
 def run_options(config: PPOConfig, seed: int) -> dict[str, Any]:
-    """Return the options of a training execution."""
-    return {
+    """Return the options of a training execution; what is not set is the graph's own default."""
+    options = {
         "record": "train",
         "temperature": config.temperature,
         "decoding": config.decoding,
@@ -138,6 +138,7 @@ def run_options(config: PPOConfig, seed: int) -> dict[str, Any]:
         "workflow": config.workflow,
         "seed": seed,
     }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def replay(ledger: Path, size: int) -> Iterator[list[Trajectory]]:
@@ -215,8 +216,8 @@ def permuted(
     found: dict[str, TrajectoryReward] = {}
     for position, place in enumerate(order):  # along the cycle: every question gets another one's
         donors = groups[names[order[(position + 1) % len(order)]]]
-        for index, run in enumerate(groups[names[place]]):
-            found[run] = replace(paid[donors[index % len(donors)]], format=paid[run].format)
+        for index, name in enumerate(groups[names[place]]):
+            found[name] = replace(paid[donors[index % len(donors)]], format=paid[name].format)
     return found
 
 

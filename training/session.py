@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -65,6 +65,11 @@ class Session:
         self.card = replace(self.card, version=self.state.version)
         self.players.shared.version = str(self.state.version)
         self.state.policy = self.store.add(self.players.shared, self.state.version, self.card)
+
+    def name_roles(self, roles: Iterable[str]) -> None:
+        """Add roles that were seen to learn to the adapter's card: a graph of one's own has its own."""
+        known = self.card.roles if self.config.graph is None else tuple(set(self.card.roles) - set(ROLES))
+        self.card = replace(self.card, roles=tuple(dict.fromkeys([*sorted(known), *sorted(roles)])))
 
     def roll_back(self) -> None:
         """Return to the last checkpoint, skip this iteration's questions, and halve the learning rate.

@@ -1,8 +1,9 @@
 """Warm start in the tiny world: a small random model learns to read and write all roles' formats from an oracle.
 
-All parameters are trained (a random base has nothing worth freezing), on recorded executions of an oracle with a
-uniform planner in sibling worlds: same words, other facts. What comes out is a mediocre policy: executors that read
-fairly well, and a planner that knows the plans but not when to use which. That is PPO's to find.
+All parameters are trained (a random base has nothing worth freezing), on recorded executions of an oracle in sibling
+worlds: same words, other facts. Executors learn from runs with the best and with random plans, the planner from random
+plans alone. What comes out is a mediocre policy: executors that read fairly well, and a planner that knows the plans
+but not when to use which. That is PPO's to find.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from agents.call import Call
 from agents.model import SharedModel
+from agents.planner import PLANNER
 from agents.roster import prompts_digest
 from graphs.collection import collect
 from graphs.jade import build_jade
@@ -29,8 +31,12 @@ from training.tinyworld import TinyRetriever, World, tiny_world
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-HARD = {"answer_generator": 3.0, "answer_summariser": 2.0}
+HARD = {"answer_generator": 4.0, "answer_summariser": 3.0}
 """Roles that must read get this many times the draws of others."""
+
+
+SHARES = {"QDS": 0.25, "QDP": 0.25, "chain": 0.5}
+"""Share of the planner's draws; most chains are those of hops, which have no other choice."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,9 @@ def tiny_graph(world: World, policy: Any, folder: Path) -> RecordedGraph:
 
 
 def oracle_calls(world: World, tokenizer: Any, siblings: int, questions: int, folder: Path) -> list[Call]:
-    """Return distinct calls of the oracle with a uniform planner in sibling worlds.
+    """Return distinct calls of the oracle in sibling worlds.
+
+    In every other one the planner is the best one, whose calls are left out.
 
     Args:
         world: Whose siblings (other facts, same words) are played in.
@@ -75,11 +83,13 @@ def oracle_calls(world: World, tokenizer: Any, siblings: int, questions: int, fo
     distinct: dict[tuple[tuple[int, ...], tuple[int, ...]], Call] = {}
     for facts in range(1, siblings + 1):
         sibling = tiny_world(world.seed, facts)
-        graph = tiny_graph(sibling, OraclePolicy(tokenizer, "uniform", seed=facts), folder)
+        planner: Literal["best", "uniform"] = "uniform" if facts % 2 else "best"
+        graph = tiny_graph(sibling, OraclePolicy(tokenizer, planner, seed=facts), folder)
         order = np.random.default_rng([world.seed, facts]).permutation(len(sibling.train))[:questions]
         texts = [sibling.train[int(place)].question for place in order]
         for run in collect(graph, texts, record="off", temperature=1.0):
-            distinct |= {(call.prompt_ids, call.response_ids): call for call in run.calls}
+            kept = [call for call in run.calls if planner == "uniform" or call.role != PLANNER.name]
+            distinct |= {(call.prompt_ids, call.response_ids): call for call in kept}
     return list(distinct.values())
 
 
@@ -87,9 +97,9 @@ def warm_start(
     folder: Path,
     *,
     seed: int = 0,
-    siblings: int = 4,
-    questions: int = 200,
-    steps: int = 200,
+    siblings: int = 8,
+    questions: int = 120,
+    steps: int = 450,
     rows: int = 48,
     lr: float = 2e-3,
     hidden: int = 128,
@@ -129,10 +139,26 @@ def warm_start(
 
 
 def _odds(calls: Sequence[Call]) -> Any:
-    """Return the probability of drawing each call: roles by the root of their number, hard ones more."""
-    counts = {role: sum(call.role == role for call in calls) for role in {call.role for call in calls}}
-    weights = np.array([HARD.get(call.role, 1.0) / np.sqrt(counts[call.role]) for call in calls])
+    """Return the probability of drawing each call: roles by the root of their number, hard ones more.
+
+    The planner's calls are balanced by topology, so that it proposes decompositions as often as chains.
+    """
+    kinds = [_kind(call) for call in calls]
+    roles = {role: sum(call.role == role for call in calls) for role in {call.role for call in calls}}
+    counts = {kind: kinds.count(kind) for kind in set(kinds)}
+    weights = np.array(
+        [
+            HARD.get(call.role, 1.0) * SHARES.get(kind, 1.0) * np.sqrt(roles[call.role]) / counts[kind]
+            for call, kind in zip(calls, kinds, strict=True)
+        ]
+    )
     return weights / weights.sum()
+
+
+def _kind(call: Call) -> str:
+    if call.role != PLANNER.name:
+        return call.role
+    return next((kind for kind in ("QDS", "QDP") if kind in call.text), "chain")
 
 
 def _loss(module: Any, calls: Sequence[Call]) -> Any:

@@ -1,0 +1,62 @@
+import pytest
+
+from training.health import AlarmLimits, alarms, remember
+
+LIMITS = AlarmLimits(entropy=0.1, topology=0.9, gap=0.1, window=2)
+
+
+def ring(rows: list[dict[str, float]], finite: bool = True) -> set[str]:
+    history: dict[str, list[float]] = {}
+    for row in rows:
+        remember(history, row, LIMITS.window)
+    return set(alarms(rows[-1], finite, history, LIMITS))
+
+
+def test_a_healthy_run_rings_nothing() -> None:
+    row = {"update/entropy": 1.0, "rollout/reward": 0.4, "rollout/score": 0.5, "rollout/topology/QDS": 1.0}
+    assert ring([row] * 6) == set()  # one topology from the start is a choice, not a collapse
+
+
+def test_not_a_number() -> None:
+    assert ring([{"update/kl": float("nan")}]) == {"nan"}
+    assert ring([{"update/kl": float("inf")}]) == {"nan"}
+    assert ring([{"update/kl": 1.0}], finite=False) == {"nan"}
+
+
+def test_entropy_collapse_is_measured_against_the_first_iteration() -> None:
+    rows = [{"update/entropy": value} for value in (2.0, 0.5, 0.21)]
+    assert ring(rows) == set()
+    assert ring([*rows, {"update/entropy": 0.19}]) == {"entropy"}
+
+
+def test_topology_collapse_needs_a_whole_window() -> None:
+    first = {"rollout/topology/QDS": 0.4, "rollout/topology/SINGLE_ROUND": 0.6}
+    taken = {"rollout/topology/SINGLE_ROUND": 0.95, "rollout/topology/QDS": 0.05}
+    assert ring([first, taken]) == set()
+    assert ring([first, taken, taken]) == {"topology"}
+    assert ring([first, taken, first, taken]) == set()
+    late = {"rollout/topology/QDP": 1.0}  # a topology that nobody used at first
+    assert ring([first, late, late]) == {"topology"}
+
+
+def test_reward_without_accuracy() -> None:
+    def rows(rewards: list[float], scores: list[float]) -> list[dict[str, float]]:
+        pairs = zip(rewards, scores, strict=True)
+        return [{"rollout/reward": reward, "rollout/score": score} for reward, score in pairs]
+
+    assert ring(rows([0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.3, 0.3])) == {"reward_without_accuracy"}
+    assert ring(rows([0.1, 0.1, 0.3], [0.5, 0.5, 0.3])) == set()
+    assert ring(rows([0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.6, 0.6])) == set()
+
+
+def test_memory_stays_short_and_keeps_the_first_value() -> None:
+    history: dict[str, list[float]] = {}
+    for value in range(100):
+        remember(history, {"update/entropy": float(value), "other": 1.0}, 2)
+    assert history == {"update/entropy": [0.0, 96.0, 97.0, 98.0, 99.0]}
+    assert "update/entropy" not in alarms({}, True, {"update/entropy": [1.0]}, LIMITS)
+
+
+def test_the_message_says_what_was_seen() -> None:
+    found = alarms({}, True, {"update/entropy": [2.0, 0.05]}, LIMITS)
+    assert found["entropy"] == pytest.approx("entropy 0.0500 nat a token, 2.0000 at first")

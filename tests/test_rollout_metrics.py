@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evaluation.glossary import check_metrics
+from graphs.trajectory import Retrieval, Trajectory
+from tests.test_buffer import call
+from training.buffer import RolloutBuffer
+from training.credit import tree_gae
+from training.reward import rewards
+from training.rollout_metrics import credit_metrics, rollout_metrics
+
+
+def runs() -> list[Trajectory]:
+    chain = {"plan": "R,AG", "children": []}
+    calls = (
+        call("root/planner", (), 0, size=4),
+        call("root/document_selector", ("root/planner",), 1, value=[]),
+        call("root/AG", ("root/document_selector",), 2, format_error="truncated", truncated=True),
+    )
+    first = Trajectory("r1", "who is who", "I don't know", "truncated", calls, workflow=chain, turns=1,
+                       retrievals=(Retrieval("root/R", "q", (), (), 0.0),))  # fmt: skip
+    split = {"plan": "QDS", "children": [chain, {"plan": "R,AG", "children": []}]}
+    second = Trajectory("r2", "the river of a b c", "river of a b c", "ok", calls[:1], workflow=split, turns=3)
+    return [first, second, replace(second, run="r3", outcome="crashed", calls=())]
+
+
+def test_shares_and_means_by_hand() -> None:
+    batch = runs()
+    paid = {"r1": rewards(batch[0], 0.2, beta=0.3), "r2": rewards(batch[1], 1.0, alpha=0.3)}
+    found = rollout_metrics(batch, paid)
+    check_metrics(found)
+    assert found["rollout/reward"] == pytest.approx(((0.2 - 0.1) + (1.0 - 0.2)) / 2)
+    assert found["rollout/score"] == pytest.approx(0.6)
+    assert found["rollout/turn_cost"] == pytest.approx(0.1) and found["rollout/retrieval_cost"] == pytest.approx(0.05)
+    assert found["rollout/turns"] == pytest.approx(7 / 3) and found["rollout/retrievals"] == pytest.approx(1 / 3)
+    assert found["rollout/topology/QDS"] == pytest.approx(2 / 3)
+    assert found["rollout/plan/R-AG"] == pytest.approx(5 / 7) and found["rollout/depth"] == pytest.approx(2 / 3)
+    assert found["rollout/plan_entropy"] == pytest.approx(-(2 / 3) * np.log(2 / 3) - (1 / 3) * np.log(1 / 3))
+    assert found["rollout/dont_know"] == pytest.approx(1 / 3) and found["rollout/copy"] == pytest.approx(2 / 3)
+    assert found["rollout/outcome/crashed"] == pytest.approx(1 / 3)
+    assert found["rollout/valid/AG"] == 0.0 and found["rollout/truncated/AG"] == 1.0
+    assert found["rollout/format/AG"] == -1.0 and found["rollout/format/planner"] == 0.0
+    assert found["rollout/calls/planner"] == pytest.approx(2 / 3) and found["rollout/length/planner"] == 4.0
+    assert found["rollout/reward/document_selector"] == pytest.approx(0.1) and found["rollout/empty_selection"] == 1.0
+
+
+def test_credit_by_role_by_hand() -> None:
+    buffer = RolloutBuffer.of(runs()[:2])
+    values = np.zeros((len(buffer), 2), dtype=np.float32)
+    values[:, 0] = 0.5
+    old = [np.full(len(row.call.response_ids), -2.0) for row in buffer.rows]
+    buffer = buffer.with_logprobs(old, None).with_values(values)
+    credits, local = [], []
+    for index, (dag, reward) in enumerate(zip(buffer.dags, (0.0, 1.0), strict=True)):
+        team, own = buffer.call_values(index)
+        local.append(dict.fromkeys(dag.order, 0.0))
+        credits.append(tree_gae(dag, reward, team, local[-1], own, lam=1.0))
+    found = credit_metrics(buffer.with_credit(list(zip(credits, local, strict=True))), [0.0, 1.0])
+    check_metrics(found)
+    assert found["update/advantage/planner"] == pytest.approx(0.0)  # −0.5 and +0.5
+    assert found["update/advantage_std/planner"] == pytest.approx(0.5)
+    assert found["update/advantage/AG"] == pytest.approx(-0.5) and found["update/return/AG"] == 0.0
+    assert found["update/value/planner"] == 0.5 and found["update/correct_logprob"] == -2.0
+    assert found["update/explained_variance"] == pytest.approx(0.0)  # a constant explains nothing
+    assert "update/explained_variance_format" not in found  # undefined: f does not vary
+    assert found["update/rows"] == 4.0 and found["update/tokens"] == 12.0
