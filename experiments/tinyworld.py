@@ -15,11 +15,15 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from evaluation.metrics import token_f1
 from evaluation.statistics import interval
@@ -83,9 +87,9 @@ class Silent:
 def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
     """Return the options of the proof; format penalty 0, so that only outcomes teach."""
     fields: dict[str, Any] = {
-        "output": str(folder), "iterations": 16, "questions": 32, "runs": 4, "in_flight": 128, "rank": 16,
-        "lora_alpha": 32, "first_layer": 0, "lr": 2e-3, "critic_lr": 5e-3, "critic_warmup": 1, "epochs": 2,
-        "minibatches": 4, "token_budget": 8192, "kl": 0.005, "target_kl": 0.2, "format_penalty": 0.0, "lam": 0.95,
+        "output": str(folder), "iterations": 12, "questions": 32, "runs": 4, "in_flight": 128, "rank": 16,
+        "lora_alpha": 32, "first_layer": 0, "lr": 7e-4, "critic_lr": 5e-3, "critic_warmup": 1, "epochs": 2,
+        "minibatches": 4, "token_budget": 8192, "kl": 0.005, "entropy": 0.02, "target_kl": 0.2, "format_penalty": 0.0, "lam": 0.95,
         "max_retrievals": None, "max_turns": None, "top_k": 3, "eval_every": 0, "traces": 0, "on_alarm": "continue",
     }  # fmt: skip
     return PPOConfig(**{**fields, **changes})
@@ -128,6 +132,26 @@ def learn(start: Start, folder: Path, seed: int, *, control: bool = False, **cha
     return Learned(
         config.estimator, config.train, control, seed, before, measure(session, start.world), spent, tuple(rewards)
     )
+
+
+def learn_all(start: Start, folder: Path, arms: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Learned]:
+    """Train several arms, each in a process of its own with one thread, and yield them in order.
+
+    Args:
+        start: The warm start.
+        folder: For scratch.
+        arms: Keyword arguments of `learn`.
+        processes: How many at once.
+    """
+    jobs = [(start, folder / str(number), dict(arm)) for number, arm in enumerate(arms)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_job, jobs)
+
+
+def _job(job: tuple[Start, Path, dict[str, Any]]) -> Learned:
+    torch.set_num_threads(1)
+    start, folder, arm = job
+    return learn(start, folder, arm.pop("seed"), **arm)
 
 
 def _log(iteration: int, metrics: dict[str, float]) -> None:
@@ -184,8 +208,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.tinyworld", description=__doc__)
     parser.add_argument("--grid", action="store_true", help="all estimators and train modes")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=200, help="of the warm start")
+    parser.add_argument("--iterations", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=450, help="of the warm start")
+    parser.add_argument("--processes", type=int, default=2, help="arms trained at once, one thread each")
     parser.add_argument("--results", type=Path, help="append one JSON line per training run")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -194,12 +219,13 @@ def main() -> int:
         start = warm_start(Path(scratch), steps=given.steps)
         logging.info("warm start: loss %.3f, %.0f CPU s", start.losses[-1], time.process_time() - began)
         results = []
-        for number, arm in enumerate(arms(given.grid, given.seeds)):
-            results.append(learn(start, Path(scratch) / str(number), iterations=given.iterations, **arm))
+        every = [{"iterations": given.iterations, **arm} for arm in arms(given.grid, given.seeds)]
+        for arm, result in zip(every, learn_all(start, Path(scratch), every, given.processes), strict=True):
+            results.append(result)
             logging.info("%s\n%s", arm, table(results[-1:]))
             if given.results is not None:
                 with given.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(results[-1])) + "\n")
+                    file.write(json.dumps(asdict(result)) + "\n")
     sys.stdout.write(table(results) + "\n")
     return 0
 

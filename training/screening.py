@@ -52,11 +52,12 @@ class Screened:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-def limits_of(players: Players, mean: float | None, total: float, versions: int, drift: float) -> Limits:
-    """Return the limits in force; `mean` None = the bound of DESIGN §6 for the base's dtype."""
+def limits_of(players: Players, mean: float | None, total: float | None, versions: int, drift: float) -> Limits:
+    """Return the limits in force; None = the bound for the base's dtype."""
     half = next(players.shared.module.parameters()).dtype != torch.float32
-    default = BF16.mean if half else FP32.mean
-    return Limits(ParityLimits(default if mean is None else mean, total), StalenessLimits(versions, drift))
+    default = BF16 if half else FP32
+    parity = ParityLimits(default.mean if mean is None else mean, default.total if total is None else total)
+    return Limits(parity, StalenessLimits(versions, drift))
 
 
 def screen(
