@@ -61,7 +61,7 @@ METRICS: dict[str, Metric] = {
     "update/entropy/<role>": Metric("the same over the role's tokens", "nat a token"),
     "update/kl": Metric("Σ w·(e^d − d − 1), d = ref − new", "nat a token"),
     "update/kl/<role>": Metric("the same over the role's tokens", "nat a token"),
-    "update/old_new_kl": Metric("Σ w·(e^d − d − 1), d = new − old, at the end of the update", "nat a token"),
+    "update/old_new_kl": Metric("Σ w·(e^d − d − 1), d = new − old, over the last epoch begun", "nat a token"),
     "update/clip_fraction": Metric("Σ w·[|ρ − 1| > ε]", "share"),
     "update/clip_fraction/<role>": Metric("the same over the role's tokens", "share"),
     "update/ratio_max": Metric("max ρ", "1"),

@@ -184,12 +184,13 @@ def test_kept_trunk_states_give_the_same_scores(tmp_path: Path, start: Path) -> 
 def test_the_control_gives_every_question_the_outcomes_of_another(tmp_path: Path) -> None:
     session = toy_session(tmp_path)
     rollout = rolled(session)
-    moved = permuted(rollout.runs, rollout.rewards, 3)
-    assert sorted(item.total for item in moved.values()) == sorted(item.total for item in rollout.rewards.values())
+    paid = {run.run: replace(rollout.rewards[run.run], total=float(i)) for i, run in enumerate(rollout.runs)}
+    moved = permuted(rollout.runs, paid, 3)
+    assert sorted(item.total for item in moved.values()) == sorted(item.total for item in paid.values())
     by_question: dict[str | None, list[Trajectory]] = {}
     for run in rollout.runs:
         by_question.setdefault(run.question_id, []).append(run)
     for runs in by_question.values():
-        own = {rollout.rewards[run.run].total for run in runs}
-        assert own.isdisjoint({moved[run.run].total for run in runs} - {0.0})
-        assert all(moved[run.run].format == rollout.rewards[run.run].format for run in runs)
+        own = {paid[run.run].total for run in runs}
+        assert own.isdisjoint({moved[run.run].total for run in runs})
+        assert all(moved[run.run].format == paid[run.run].format for run in runs)
