@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dataset", default="hotpotqa", help="whose dev questions are asked over the starter corpus")
+    parser.add_argument("--only", choices=("forced", "sampled"), help="one of the two tables; default: both")
     wanted = parser.parse_args()
     questions = [e.question for e in load_examples(wanted.dataset, "dev", sample=wanted.questions)]
     graph = load_graph(threads=wanted.threads, record="off")
@@ -126,9 +127,10 @@ def main() -> None:
     assert isinstance(model, SharedModel)
     graph.invoke(questions[0])
     print(f"peak memory after asking: {peak_memory():.2f} GB\n")
-    print(compare(graph, model, questions, "forced R,AG", workflow="R,AG"))
-    print()
-    print(compare(graph, model, questions, "sampled plans", temperature=1.0))
+    if wanted.only != "sampled":
+        print(compare(graph, model, questions, "forced R,AG", workflow="R,AG"), flush=True)
+    if wanted.only != "forced":
+        print(compare(graph, model, questions, "sampled plans", temperature=1.0), flush=True)
     print(f"\npeak memory after collecting: {peak_memory():.2f} GB")
 
 

@@ -19,7 +19,7 @@ PACKAGES = ("agents", "graphs", "evaluation", "training", "cli", "experiments")
 LONGEST = 320
 MODELS = ("agents/model*.py", "agents/embedded.py", "agents/embedder.py", "training/*.py")
 DOORS = {
-    "torch": (*MODELS, "agents/sampling.py"),
+    "torch": (*MODELS, "agents/sampling.py", "experiments/*.py"),
     "transformers": MODELS,
     "peft": ("agents/model*.py", "training/*.py"),
     "sentence_transformers": ("agents/embedder.py",),
