@@ -8,7 +8,8 @@ on what it was batched with beyond rounding. sentence-transformers is imported a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
@@ -81,6 +82,26 @@ class HashEmbedder:
     encode_queries = encode
 
 
+FEW = 8
+"""Queries up to which one thread is faster: a dozen tokens do not pay for waking and joining another."""
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """Let torch use one CPU thread inside the block, where `wanted`."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if not wanted or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class SentenceEmbedder:
     """A sentence-transformers model: the embedded MiniLM, a local folder or a hub id; loaded at first use."""
 
@@ -147,7 +168,7 @@ class SentenceEmbedder:
 
     def encode_queries(self, texts: Sequence[str]) -> Matrix:
         """Return query vectors, in fp32."""
-        with self._lock:
+        with self._lock, _one_thread(len(texts) < FEW):
             vectors = self._model.encode_query(list(texts), batch_size=32, show_progress_bar=False)
             return unit_rows(np.asarray(vectors))
 
