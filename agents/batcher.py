@@ -65,19 +65,32 @@ def _place(item: _Item) -> tuple[int, tuple[str, ...]]:
 
 
 def _deliver(items: Sequence[_Item], compute: Callable[[list[_Item]], Sequence[Any]]) -> None:
-    """Compute results for the items that nobody cancelled; an error reaches each of their futures."""
+    """Compute results for the items that nobody cancelled; every future gets a result or an error."""
     live = [item for item in items if item.future.set_running_or_notify_cancel()]
-    if not live:
-        return
     try:
-        results = compute(live)
+        _settle(live, compute)
     except BaseException as error:
         for item in live:
-            item.future.set_exception(error)
+            if not item.future.done():
+                item.future.set_exception(error)
         if not isinstance(error, Exception):
             raise
+
+
+def _settle(items: list[_Item], compute: Callable[[list[_Item]], Sequence[Any]]) -> None:
+    """Compute results; a batch that fails is tried again in halves, so that one bad item fails alone."""
+    if not items:
         return
-    for item, result in zip(live, results, strict=True):
+    try:
+        results = compute(items)
+    except Exception as error:
+        if len(items) == 1:
+            items[0].future.set_exception(error)
+            return
+        _settle(items[: len(items) // 2], compute)
+        _settle(items[len(items) // 2 :], compute)
+        return
+    for item, result in zip(items, results, strict=True):
         item.future.set_result(result)
 
 

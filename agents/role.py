@@ -29,6 +29,7 @@ _UNQUOTE = str.maketrans({"‹": "<", "›": ">"})
 _INVISIBLE = re.compile(
     r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f"  # control characters
     r"\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # zero-width, bidirectional
+    r"\ud800-\udfff"  # lone surrogates, which no tokenizer takes
     r"\U000e0000-\U000e007f]"  # Unicode tags
 )
 
@@ -143,7 +144,8 @@ class Prompts:
         """Read `<role>.txt` files that replace the system text of the roles they name.
 
         Raises:
-            ConfigError: The folder does not exist, holds no .txt file, or names an unknown role.
+            ConfigError: The folder does not exist, holds no .txt file, names an unknown role, or a file is blank or
+                not UTF-8.
         """
         if not folder.is_dir():
             raise ConfigError(f"prompt folder {folder} does not exist; give a folder of <role>.txt files")
@@ -152,4 +154,14 @@ class Prompts:
         if not files or unknown:
             allowed = ", ".join(f"{name}.txt" for name in roles)
             raise ConfigError(f"prompt folder {folder} holds {unknown or 'no .txt file'}; allowed: {allowed}")
-        return Prompts(style, tuple((file.stem, file.read_text(encoding="utf-8").strip()) for file in files))
+        return Prompts(style, tuple((file.stem, _prompt_text(file)) for file in files))
+
+
+def _prompt_text(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt file {file} cannot be read ({error}); save it as UTF-8") from error
+    if not text:
+        raise ConfigError(f"prompt file {file} is blank; write the role's instruction into it, or remove it")
+    return text

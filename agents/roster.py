@@ -1,13 +1,13 @@
 """The declared roster: every role that JADE's own graphs use, and one digest over all that they may say.
 
-A role of your own needs no entry here: give it to `act` directly.
+A role of your own needs no entry here: give it to `act` directly. `role_digest` says what such a role stands for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agents.answerer import GENERATOR, SUMMARISER
@@ -72,3 +72,34 @@ def prompts_digest(prompts: Prompts) -> str:
             spoken = [role.messages(inputs, prompts), constraint.to_json() if constraint else None]
             digest.update(json.dumps(spoken, ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+class _Anything(Mapping[str, Any]):
+    """Inputs of an unknown role: every key is there, and holds a short text."""
+
+    def __getitem__(self, key: str) -> str:
+        return "x"
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def role_digest(role: Role[Any], prompts: Prompts) -> str:
+    """Return a hash of what one role is told and may answer: the part of `prompts_digest` that any role has.
+
+    It covers name, system text, stop tag and token budget; user turn and constraint too, where they can be rendered
+    on inputs that hold texts only. Python code behind them (a parser, a fallback) is not seen.
+    """
+    parts: list[Any] = [role.name, role.stop, role.max_new_tokens, prompts.text(role)]
+    try:
+        constraint = role.constraint(_Anything())
+        parts += [role.messages(_Anything(), prompts), constraint.to_json() if constraint else None]
+    except Exception:  # the role's own code, on inputs that it was not written for
+        parts.append("user turn unknown")
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False, default=str).encode()).hexdigest()[:16]

@@ -13,6 +13,8 @@ from agents.role import Inputs, quote
 
 DOCUMENT_WORDS = 120
 """Most words of a document that a prompt shows."""
+TITLE_WORDS = 40
+"""Most words of its title: a page's <title> or a table's cell may hold anything."""
 _DOCUMENT_CHARACTERS = 1000
 """The same limit for text without spaces."""
 
@@ -35,7 +37,7 @@ def document_lines(documents: Iterable[Mapping[str, Any]]) -> list[str]:
     """
     lines = []
     for document in documents:
-        parts = [quote(document["title"]), cut(document["text"])]
+        parts = [cut(document["title"], TITLE_WORDS), cut(document["text"])]
         lines.append(f"Document{document['number']}: {' | '.join(filter(None, parts))}")
     return lines or ["Documents: none"]
 

@@ -2,7 +2,8 @@
 
 (a) a loop of `graph.invoke`; (b) `collect`; (c) the limit: the very same prompts handed to the bare model at once, in
 ideally sorted batches with the same prefix cache, as if no call depended on another. All three run in one process on
-the same questions, once with the workflow forced to R,AG and once with sampled plans. Prints a Markdown table.
+the same questions, once with the workflow forced to R,AG and once with sampled plans. (b) and (c) take turns, 32
+questions at a time, so that a machine whose speed drifts slows both alike. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ class Row:
     def rate(self) -> float:
         """Return questions per minute."""
         return 60 * self.questions / self.seconds
+
+
+TURN = 32
+"""Questions after which (b) and (c) take turns."""
+
+
+def joined(rows: Sequence[Row]) -> Row:
+    """Return one row for several turns of the same thing."""
+    seconds = sum(row.seconds for row in rows)
+    outside = None if rows[0].outside is None else sum((row.outside or 0) * row.seconds for row in rows) / seconds
+    return Row(rows[0].name, seconds, sum(row.questions for row in rows), outside)
 
 
 def as_request(run: Trajectory, call: Call, tau: float) -> Request:
@@ -88,8 +100,13 @@ def compare(graph: RecordedGraph, model: SharedModel, questions: Sequence[str], 
     """Measure the three on the same questions."""
     tau = options.get("temperature", 1.0 if options.get("record") == "train" else 0.0)
     collect(graph, questions[:4], **options)  # warm: caches of heads, queries and kernels
-    b, runs = lockstep(graph, questions, options)
-    c, same = limit(model, runs, tau)
+    turns, runs = [], []
+    for start in range(0, len(questions), TURN):
+        collected, part = lockstep(graph, questions[start : start + TURN], options)
+        turns.append((collected, *limit(model, part, tau)))
+        runs += part
+    b, c = joined([turn[0] for turn in turns]), joined([turn[1] for turn in turns])
+    same = sum(share * row.questions for _, row, share in turns) / len(questions)
     a = loop(graph, questions, options)
     calls = sum(len(run.calls) for run in runs)
     prompt = sum(len(call.prompt_ids) for run in runs for call in run.calls)

@@ -107,14 +107,11 @@ def check(question: str | None, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: A blank question, an unknown workflow, an impossible option.
     """
-    from agents.workflow import check_forced, parse_forced
     from graphs.options import read_options
 
     if question is not None and not question.strip():
         raise ConfigError("the question is blank; give one in quotes, or none at all to get a prompt")
-    read = read_options(options)
-    if read.workflow is not None:
-        check_forced(parse_forced(read.workflow), read)
+    read_options(options)
 
 
 class Session:
@@ -140,8 +137,10 @@ class Session:
             show_json(as_data(result, trajectory, full=self.full))
             return
         from cli.render import answer_view
+        from cli.show import lookup_titles
 
-        display(answer_view(result, trajectory, full=self.full))
+        found = lookup_titles(trajectory, None) if self.full and trajectory is not None else {}
+        display(answer_view(result, trajectory, full=self.full, found=found))
         for warning in result.get("warnings") or ():
             warn(str(warning))
 
@@ -152,6 +151,8 @@ class Session:
         while question := self._read():
             try:
                 self.ask(question)
+                if not self.as_json:
+                    display("")
             except JadeError as error:
                 show_error(str(error), as_json=self.as_json)
             except KeyboardInterrupt:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.errors import ConfigError
-from cli.terminal import note, show_json, warn
+from cli.terminal import note, program, show_json, warn
 from cli.terminal import show as display
 
 if TYPE_CHECKING:
     from agents.index import IndexReport
 
+_NAMED = 5
+"""Most left-out files that are named one by one."""
 Source = Annotated[
     Path | None,
     typer.Argument(help="Folder of .txt, .md, .html and .pdf files, or a .jsonl/.csv file with id, title, text."),
@@ -102,9 +104,11 @@ def _tell(report: IndexReport, found: dict[str, Any] | None) -> None:
             f"recall@5 ({found['mode']}) {found['found']:.3f} of the supporting passages; "
             f"all of them for {found['complete']:.3f} of {found['questions']:,} dev questions"
         )
-    for line in report.skipped:
+    for line in report.skipped[:_NAMED]:
         warn(f"left out {line}")
-    display(f"ask it: jade ask --collection {report.collection} 'your question'")
+    if len(report.skipped) > _NAMED:
+        warn(f"left out {len(report.skipped) - _NAMED:,} more; --json lists them all")
+    display(f"ask it: {program()} ask --collection {report.collection} 'your question'")
 
 
 def _list(as_json: bool) -> None:

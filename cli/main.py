@@ -17,6 +17,7 @@ import typer
 from agents.errors import JadeError
 from cli.ask import ask
 from cli.doctor import doctor
+from cli.export import export
 from cli.feedback import feedback
 from cli.index import index
 from cli.runs import runs
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, runs, show, feedback, doctor):
+for command in (ask, index, runs, show, feedback, export, doctor):
     app.command()(command)
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agents.call import Call
-from cli.terminal import clean, one_line
+from cli.terminal import clean, one_line, program
 from graphs.trajectory import Retrieval, Trajectory
 
 _READS_PASSAGES = ("DS", "AG")
@@ -211,12 +211,24 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def answer_view(result: Mapping[str, Any], trajectory: Trajectory | None, *, full: bool = False) -> Group:
-    """Return what `jade ask` prints: answer, workflow with what each role said, passages, costs, run id."""
+def answer_view(
+    result: Mapping[str, Any], trajectory: Trajectory | None, *, full: bool = False, found: Titles | None = None
+) -> Group:
+    """Return what `jade ask` prints: answer, workflow with what each role said, passages, costs, run id.
+
+    Args:
+        result: What the graph returned.
+        trajectory: The run's record.
+        full: Everything that was said.
+        found: Titles of retrieved passages that nobody was shown.
+    """
     lines: list[RenderableType] = [Text(clean(str(result["answer"])) or "(no answer)", style="bold green"), Text("")]
     titles = {str(item["id"]): str(item["title"]) for item in result.get("evidence") or ()}
     if trajectory is not None:
-        lines += [Text(f"workflow {plan_text(trajectory.workflow)}"), run_tree(trajectory, titles, full=full)]
+        lines += [
+            Text(f"workflow {plan_text(trajectory.workflow)}"),
+            run_tree(trajectory, {**(found or {}), **titles}, full=full),
+        ]
     cited = {str(item["id"]) for item in result.get("citations") or ()}
     if titles:
         lines.append(Text("\npassages (★ cited)"))
@@ -224,7 +236,7 @@ def answer_view(result: Mapping[str, Any], trajectory: Trajectory | None, *, ful
     if trajectory is not None:
         lines.append(Text(f"\n{costs(trajectory)}", style="dim"))
     if result.get("run"):
-        lines.append(Text(f"run {result['run']}: jade show {result['run']}", style="dim"))
+        lines.append(Text(f"run {result['run']}: {program()} show {result['run']}", style="dim"))
     return Group(*lines)
 
 
@@ -239,7 +251,7 @@ def run_view(trajectory: Trajectory, titles: Titles, score: float | None) -> Gro
         ("cost", costs(trajectory)),
         ("seconds", " · ".join(f"{name} {value:.2f}" for name, value in trajectory.seconds.items()) or "-"),
         ("options", " · ".join(f"{name}={value}" for name, value in trajectory.options.items()) or "defaults"),
-        ("hashes", " · ".join(f"{name} {value[:8]}" for name, value in trajectory.hashes.items()) or "-"),
+        ("hashes", " · ".join(f"{name} {_short(value)}" for name, value in trajectory.hashes.items()) or "-"),
         *(("warning", warning) for warning in trajectory.warnings),
         *([("feedback", f"{score:g}")] if score is not None else []),
     ]
@@ -249,16 +261,29 @@ def run_view(trajectory: Trajectory, titles: Titles, score: float | None) -> Gro
     return Group(table, Text(""), run_tree(trajectory, titles, full=True))
 
 
-def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the listing of `jade runs`."""
+def _short(value: str) -> str:
+    """Return the beginning of a hash, behind its kind where it has one ("base:…")."""
+    kind, _, digest = value.rpartition(":")
+    return f"{kind}:{digest[:8]}" if kind else digest[:8] or "-"
+
+
+_WIDE = 120
+"""Characters a line from which the listing has a column for everything."""
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]], width: int = _WIDE) -> Table:
+    """Return the listing of `jade runs`; on narrow screens the answer stands below its question, without costs."""
+    wide = width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("run", "started", "outcome", "workflow", "question", "answer", "cost"):
-        table.add_column(name, no_wrap=name == "run", overflow="fold", ratio=2 if name == "question" else None)
+    for name in ("run", "started", "outcome", "workflow", *(("question", "answer", "cost") if wide else ("question",))):
+        table.add_column(name, no_wrap=name in ("run", "started", "outcome"), ratio=2 if name == "question" else None)
     for row in rows:
-        cost = f"{row['turns']}t {row['retrievals']}r {row['calls']}c {row['seconds']:.1f}s"
         score = "" if row["feedback"] is None else f" ({row['feedback']:g})"
-        cells = [row["run"], row["started"][:19], row["outcome"], row["workflow"]]
-        cells += [one_line(row["question"], _SHORT), one_line(row["answer"], 60) + score, cost]
+        question, answer = one_line(row["question"], _SHORT), one_line(row["answer"], 60) + score
+        cost = f"{row['turns']}t {row['retrievals']}r {row['calls']}c {row['seconds']:.1f}s"
+        started = row["started"][:19] if wide else row["started"][5:16]
+        cells = [row["run"], started.replace("T", " "), row["outcome"], row["workflow"]]
+        cells += [question, answer, cost] if wide else [f"{question}\n→ {answer or '(no answer)'}"]
         style = "green" if row["outcome"] == "ok" else "red"
         table.add_row(*(Text(clean(str(cell)), style=style if i == 2 else "") for i, cell in enumerate(cells)))
     return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.errors import ConfigError
-from cli.terminal import note, show, show_json, warn
+from cli.terminal import note, show, show_json, warn, width
 
 if TYPE_CHECKING:
     from graphs.ledger_lines import Problem
@@ -47,7 +47,7 @@ def runs(
     if as_json:
         show_json(rows)
     elif rows:
-        show(runs_table(rows))
+        show(runs_table(rows, width()))
     else:
         note(f"no matching run in {path}")
 

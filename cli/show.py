@@ -19,11 +19,17 @@ def show(
     run: Annotated[str | None, typer.Argument(help="Run id, or enough of its beginning; default: the latest.")] = None,
     prompts: Annotated[bool, typer.Option("--prompts", help="Print each call's prompt as the model saw it.")] = False,
     model: Annotated[Path | None, typer.Option(help="Model folder whose tokenizer decodes the prompts.")] = None,
+    credit: Annotated[bool, typer.Option("--credit", help="Print the reward, and V, G, A and f of each call.")] = False,
+    answers: Annotated[Path | None, typer.Option(help="File with gold answers; implies --credit.")] = None,
+    critic: Annotated[
+        Path | None, typer.Option(help="Output folder of a PPO run whose critic gives V; implies --credit.")
+    ] = None,
     index: Annotated[Path | None, typer.Option(help="Folder of the index that titles are looked up in.")] = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger folder or file; default: JADE's own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Show one run: question, workflow, each role's text, validity, passages, timings, log-probabilities."""
+    """Show one run: question, workflow, each role's text, validity, passages, timings, log-probabilities, credit."""
+    from cli.credit import credit_of, credit_view
     from cli.render import run_view
     from graphs.feedback import read_feedback
     from graphs.ledger import find_run, ledger_folder
@@ -32,10 +38,16 @@ def show(
     found = find_run(path, run)
     score = read_feedback(path, on_problem=lambda problem: None).get(found.run)
     texts = decode_prompts(found, model) if prompts else {}
+    worth = credit_of(found, score, answers, critic) if credit or answers or critic else None
     if as_json:
-        show_json({**found.to_json(), "feedback": score, **({"prompts": texts} if prompts else {})})
+        extra: dict[str, object] = {"prompts": texts} if prompts else {}
+        if worth is not None:
+            extra["credit"] = {**worth[0].to_json(), "remarks": worth[1]}
+        show_json({**found.to_json(), "feedback": score, **extra})
         return
     display(run_view(found, lookup_titles(found, index), score))
+    if worth is not None:
+        display(credit_view(*worth))
     for identifier, text in texts.items():
         display(f"\n--- prompt of {identifier} ---\n{text}")
 

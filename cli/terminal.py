@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -26,6 +27,16 @@ def one_line(text: str, limit: int = 0) -> str:
     """Return `clean` text on one line, cut to `limit` characters with an ellipsis (0 = no limit)."""
     flat = " ".join(clean(text).split())
     return flat if not limit or len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
+
+
+def program() -> str:
+    """Return how the user called us, for commands that we suggest: the launcher says "./jade"."""
+    return os.environ.get("JADE_PROGRAM") or "jade"
+
+
+def width() -> int:
+    """Return how many characters a line of stdout holds."""
+    return Console().width
 
 
 def show(*renderables: RenderableType) -> None:

@@ -88,6 +88,28 @@ def read_golds(golds: Golds) -> tuple[str, ...]:
     return texts
 
 
+Pairs = Sequence[tuple[list[str], list[str]]]
+"""(tokens of the prediction, tokens of a gold) for each gold."""
+
+
+def _pairs(prediction: str, golds: Iterable[str], normaliser: Normaliser) -> Pairs:
+    return [_pair(prediction, gold, normaliser) for gold in golds]
+
+
+def _exact(pairs: Pairs) -> float:
+    return float(any(guess == gold for guess, gold in pairs))
+
+
+def _covers(pairs: Pairs) -> float:
+    return float(
+        any(
+            guess[start : start + len(gold)] == gold
+            for guess, gold in pairs
+            for start in range(len(guess) - len(gold) + 1)
+        )
+    )
+
+
 def _pair(prediction: str, gold: str, normaliser: Normaliser) -> tuple[list[str], list[str]]:
     """Return the tokens of both; a gold that normalises to nothing is compared as written."""
     normalise = _NORMALISERS[normaliser]
@@ -103,8 +125,7 @@ def exact_match(prediction: str, golds: Golds, normaliser: Normaliser = "squad")
     >>> exact_match("U.S.", ["US"]), exact_match("U.S.", ["US"], "jade")
     (1.0, 0.0)
     """
-    pairs = (_pair(prediction, gold, normaliser) for gold in read_golds(golds))
-    return float(any(guess == gold for guess, gold in pairs))
+    return _exact(_pairs(prediction, read_golds(golds), normaliser))
 
 
 def token_overlap(prediction: str, golds: Golds, normaliser: Normaliser = "squad") -> Overlap:
@@ -116,19 +137,21 @@ def token_overlap(prediction: str, golds: Golds, normaliser: Normaliser = "squad
     Overlap(precision=1.0, recall=0.6666666666666666, f1=0.8)
     """
     best = NOTHING
-    for gold_text in read_golds(golds):
-        guess, gold = _pair(prediction, gold_text, normaliser)
-        found = _overlap(Counter(guess), Counter(gold))
+    for guess, gold in _pairs(prediction, read_golds(golds), normaliser):
+        found = _overlap(guess, gold)
         if found.f1 > best.f1:
             best = found
     return best
 
 
-def _overlap(guess: Counter[str], gold: Counter[str]) -> Overlap:
-    same = (guess & gold).total()
-    if not same:
+def _overlap(guess: Sequence[str], gold: Sequence[str]) -> Overlap:
+    """Return the overlap of two bags of words."""
+    if guess == gold:
+        return Overlap(1.0, 1.0, 1.0) if guess else NOTHING
+    if set(guess).isdisjoint(gold):
         return NOTHING
-    precision, recall = same / guess.total(), same / gold.total()
+    same = (Counter(guess) & Counter(gold)).total()
+    precision, recall = same / len(guess), same / len(gold)
     return Overlap(precision, recall, 2 * precision * recall / (precision + recall))
 
 
@@ -149,11 +172,7 @@ def cover_em(prediction: str, golds: Golds, normaliser: Normaliser = "squad") ->
     >>> cover_em("He was born in Paris, France.", ["Paris"]), cover_em("Martin", ["art"])
     (1.0, 0.0)
     """
-    for gold_text in read_golds(golds):
-        guess, gold = _pair(prediction, gold_text, normaliser)
-        if any(guess[start : start + len(gold)] == gold for start in range(len(guess) - len(gold) + 1)):
-            return 1.0
-    return 0.0
+    return _covers(_pairs(prediction, read_golds(golds), normaliser))
 
 
 def is_yes_no(gold: str) -> bool:
@@ -185,14 +204,17 @@ ANSWER_METRICS = ("score", "em", "f1", "cover_em", "em_jade", "f1_jade", "cover_
 def score_answer(prediction: str, golds: Golds) -> dict[str, float]:
     """Return every answer metric under both normalisers; keys as in `ANSWER_METRICS`, values in [0, 1]."""
     texts = read_golds(golds)
+    squad, jade = _pairs(prediction, texts, "squad"), _pairs(prediction, texts, "jade")
+    f1 = [_overlap(guess, gold).f1 for guess, gold in squad]
+    scores = [_exact([pair]) if is_yes_no(text) else value for text, pair, value in zip(texts, squad, f1, strict=True)]
     return {
-        "score": answer_score(prediction, texts),
-        "em": exact_match(prediction, texts),
-        "f1": token_f1(prediction, texts),
-        "cover_em": cover_em(prediction, texts),
-        "em_jade": exact_match(prediction, texts, "jade"),
-        "f1_jade": token_f1(prediction, texts, "jade"),
-        "cover_em_jade": cover_em(prediction, texts, "jade"),
+        "score": max(scores),
+        "em": _exact(squad),
+        "f1": max(f1),
+        "cover_em": _covers(squad),
+        "em_jade": _exact(jade),
+        "f1_jade": max(_overlap(guess, gold).f1 for guess, gold in jade),
+        "cover_em_jade": _covers(jade),
     }
 
 
@@ -214,8 +236,8 @@ def supporting_overlap(shown: Iterable[str], supporting: Collection[str]) -> Ove
     >>> supporting_overlap(["p1", "p3", "p4", "p5"], ["p1", "p2"])
     Overlap(precision=0.25, recall=0.5, f1=0.3333333333333333)
     """
-    wanted = Counter(set(supporting))
-    return _overlap(Counter(set(shown)), wanted) if wanted else None
+    wanted = sorted(set(supporting))
+    return _overlap(sorted(set(shown)), wanted) if wanted else None
 
 
 def citation_precision(citations: Iterable[str], supporting: Collection[str]) -> float | None:

@@ -9,14 +9,13 @@ address) is never touched.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.errors import ConfigError, SetupError
+from agents.adapters import REFUSALS, fetch_adapter, tracking_client, tracking_uri
 from agents.home import jade_home
 from evaluation.delivery import RefusedError, TrackedRun, flatten
 from evaluation.glossary import METRICS, glossary_markdown
@@ -27,25 +26,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["METRICS", "RunCredit", "TrackedRun", "fetch_adapter", "flatten", "track", "tracking_uri"]
-
-ADAPTER_FOLDER = "adapter"
-"""Artifact folder that holds a run's adapter."""
-_REFUSALS = frozenset(
-    {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST",
-     "INVALID_STATE", "NOT_FOUND", "NOT_IMPLEMENTED"}
-)  # fmt: skip
-"""MLflow error codes that trying again cannot mend."""
-
-
-def tracking_uri() -> str:
-    """Return the address of the store: `MLFLOW_TRACKING_URI`, else SQLite in mlflow/ of a clone, else of JADE_HOME."""
-    named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
-        return named
-    root = Path(__file__).resolve().parent.parent
-    # installed as a package, mlflow/ beside us would be MLflow itself
-    folder = (root if (root / "pyproject.toml").is_file() else jade_home()) / "mlflow"
-    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 @contextmanager
@@ -102,37 +82,6 @@ def deliver(uri: str, spools: Path | None = None) -> int:
     return sent
 
 
-def fetch_adapter(run_id: str) -> Path:
-    """Return the local folder of the adapter that a run logged, downloading it once.
-
-    Raises:
-        ConfigError: No such run, or it has no adapter.
-        SetupError: The store does not answer.
-    """
-    target = jade_home() / "adapters" / run_id
-    if target.is_dir():
-        return target
-    store = MlflowStore(tracking_uri())
-    part = target.with_name(f"{target.name}.part")
-    try:
-        if f"{ADAPTER_FOLDER}/adapter_config.json" not in store.list_files(run_id, ADAPTER_FOLDER):
-            raise ConfigError(
-                f"run {run_id} in {store.uri} has no adapter (artifact folder {ADAPTER_FOLDER!r}); it holds: "
-                f"{', '.join(store.list_files(run_id, '')) or 'nothing'}"
-            )
-        part.mkdir(parents=True, exist_ok=True)
-        store.client.download_artifacts(run_id, ADAPTER_FOLDER, str(part))
-        (part / ADAPTER_FOLDER).replace(target)
-        part.rmdir()
-    except RefusedError as error:
-        raise ConfigError(f"run id {run_id!r} in {store.uri}: {error}; `mlflow ui` lists the runs") from None
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise SetupError(f"adapter of run {run_id} cannot be fetched from {store.uri}: {error}") from None
-    return target
-
-
 class MlflowStore:
     """MLflow behind the operations of `evaluation.delivery`; each may be done twice without harm."""
 
@@ -143,16 +92,10 @@ class MlflowStore:
     @cached_property
     def client(self) -> MlflowClient:
         """Return the client; the first use imports MLflow and opens the store."""
-        # a training step waits for a lost server at most a few seconds, not MLflow's four minutes
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
-
         folder = _sqlite_folder(self.uri)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        return MlflowClient(self.uri)
+        return tracking_client(self.uri)
 
     def open(self, operation: Operation) -> str:
         """Create or resume a run and return its id; see `evaluation.delivery.Store`."""
@@ -193,12 +136,6 @@ class MlflowStore:
                     self.client.set_terminated(run_id, operation["status"], operation["time"])
                 case other:
                     raise RefusedError(f"unknown operation {other!r}")
-
-    def list_files(self, run_id: str, folder: str) -> list[str]:
-        """Return the artifact paths in a folder of a run."""
-        with _refusing():
-            self.client.get_run(run_id)
-            return [item.path for item in self.client.list_artifacts(run_id, folder or None)]
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -283,6 +220,6 @@ def _refusing() -> Iterator[None]:
     except NotImplementedError as error:
         raise RefusedError(str(error)) from error
     except Exception as error:
-        if getattr(error, "error_code", None) in _REFUSALS:
+        if getattr(error, "error_code", None) in REFUSALS:
             raise RefusedError(str(error)) from error
         raise

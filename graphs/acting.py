@@ -48,7 +48,7 @@ def act(role: Role[V], inputs: Inputs, config: RunnableConfig, *, path: str | No
         path: Stable name of this call's place; derived from the graph when absent.
 
     Raises:
-        ConfigError: Called outside a recorded graph.
+        ConfigError: Called outside a recorded graph, or in an async node while runs are collected.
         PromptError: The prompt cannot be made to fit the context.
     """
     value: V = speak(role, inputs, config, path=path).value
@@ -73,6 +73,7 @@ def speak(
         path: Stable name of this call's place.
         final: Whether this is the answer that the user waits for; streams it as {"token": text} events.
     """
+    current_run(config).refuse_to_block("act", "aact")
     pending = _prepare(role, inputs, config, path, final)
     future = pending.run.recorder.batcher.submit(pending.run.id, pending.request)
     spoken = _settle(pending, future.result())
@@ -194,6 +195,7 @@ def _settle(pending: _Pending, completion: Completion) -> Spoken:
             "decode": round(completion.decode_seconds, 6),
         },
     )
+    run.spoke(role)
     run.journal.add(call, pending.place)
     return Spoken(value, pending.identifier, error is None, pending.dropped)
 

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from agents.adapters import MergedInfo, adapter_folder, read_adapter, read_merged
 from agents.call import Policy
 from agents.errors import ConfigError
 from agents.home import jade_home
@@ -58,15 +59,16 @@ def load_graph(
     """Return JADE's graph, ready for `graph.invoke(question)`.
 
     Args:
-        model: None = the embedded SmolLM2-135M-Instruct; a local folder; or a Hugging Face id.
-        adapter: "auto" = the shipped one where there is one for this model; None = the untuned model; an adapter
-            folder; or a mapping role name → folder ("*" for the rest), to play roles on different adapters, a role
-            whose folder is None on none.
+        model: None = the embedded SmolLM2-135M-Instruct; a local folder, such as one that `jade export` wrote (it
+            names its own prompt set); or a Hugging Face id.
+        adapter: "auto" = the shipped one where there is one for this model; None = the model as it is; an adapter
+            folder, or the id of the MLflow run that logged it; or a mapping role name → one of these ("*" for the
+            rest), to play roles on different adapters, a role whose value is None on none.
         index: Collection that `jade index` built, or a bundled dataset's name; None = the starter corpus.
         retriever_mode: "exact", "hnsw", "bm25" or "hybrid".
         embedder: None = the embedded MiniLM; a local folder; or a Hugging Face id.
         prompts: "examples", "bare", a folder of <role>.txt files, or a prompt set; None = what the adapter was
-            trained under, "examples" without one.
+            or the exported model was trained under, "examples" for an untuned model.
         topology: "jade" (planned), or one topology alone: "single_round", "qds", "qdp".
         device: "auto", "cpu", "cuda", …
         dtype: "auto", "bf16", "fp16" or "fp32".
@@ -88,9 +90,10 @@ def load_graph(
         RetrieverError: The index cannot answer.
     """
     folders = _adapter_folders(model, adapter) if policy is None else {}
-    untuned = policy is None and not folders
+    merged = read_merged(model) if policy is None and model is not None else None
+    untuned = policy is None and not folders and merged is None
     options = read_options({"decoding": "constrained", **defaults} if untuned else defaults)
-    prompt_set = _prompt_set(prompts, folders)
+    prompt_set = _prompt_set(prompts, folders, merged)
     load_policy = partial(_load_policy, model, folders, prompt_set, device, dtype, threads, progress)
     speaker: Policy = policy if policy is not None else LazyPolicy(load_policy)
     find = partial(_open_retriever, index, retriever_mode, embedder, top_k, progress)
@@ -124,11 +127,11 @@ def _adapter_folders(
     if adapter == "auto":
         return {"*": SHIPPED} if model is None and SHIPPED.is_dir() else {}
     if isinstance(adapter, str | Path):
-        return {"*": Path(adapter).expanduser()}
+        return {"*": adapter_folder(adapter)}
     unknown = [role for role in adapter if role not in ROLES and role != "*"]
     if unknown:
         raise ConfigError(f"adapter names unknown roles {unknown}; allowed: *, {', '.join(ROLES)}")
-    return {role: Path(folder).expanduser() for role, folder in adapter.items() if folder is not None}
+    return {role: adapter_folder(given) for role, given in adapter.items() if given is not None}
 
 
 def _adapter_name(role: str) -> str:
@@ -141,8 +144,10 @@ def _adapter_names(adapter: Any, folders: Mapping[str, Path]) -> dict[str, str |
     return {**dict.fromkeys(bare), **{role: _adapter_name(role) for role in folders}}
 
 
-def _prompt_set(prompts: str | Path | Prompts | None, folders: Mapping[str, Path]) -> Prompts:
-    """Choose the prompt set: the one asked for, else the adapters', else with examples.
+def _prompt_set(
+    prompts: str | Path | Prompts | None, folders: Mapping[str, Path], merged: MergedInfo | None
+) -> Prompts:
+    """Choose the prompt set: the one asked for, else the adapters', else the exported model's, else with examples.
 
     Raises:
         ConfigError: The adapters were trained under different sets, or the folder cannot be used.
@@ -152,10 +157,10 @@ def _prompt_set(prompts: str | Path | Prompts | None, folders: Mapping[str, Path
     if prompts in ("examples", "bare"):
         return Prompts("bare" if prompts == "bare" else "examples")
     if prompts is not None:
-        return Prompts.load(Path(prompts).expanduser(), "bare" if folders else "examples", ROLES)
-    from agents.adapters import read_adapter
-
+        return Prompts.load(Path(prompts).expanduser(), "bare" if folders or merged else "examples", ROLES)
     sets = {read_adapter(folder).prompts for folder in folders.values()}
+    if not sets and merged is not None:
+        sets = {merged.prompts}
     if len(sets) > 1:
         raise ConfigError(
             f"the adapters were trained under different prompt sets {sorted(sets)}; choose adapters of one"
@@ -173,7 +178,6 @@ def _load_policy(
     progress: Progress | None,
 ) -> SharedModel:
     """Load the model and its adapters, and check that the adapters belong to model and prompts."""
-    from agents.adapters import read_adapter
     from agents.model import SharedModel
 
     shared = SharedModel.load(

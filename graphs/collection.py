@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,11 @@ class Timing:
     """Where the wall time of a collection went, in seconds."""
 
     model: float = 0.0
+    """All of the policy's work: prefill, decode, and what surrounds them (cutting and filling micro-batches)."""
+    prefill: float = 0.0
+    """Of that: reading prompts. As recorded in the calls, so of runs that left a record."""
+    decode: float = 0.0
+    """Of that: sampling responses."""
     retrieval: float = 0.0
     total: float = 0.0
 
@@ -112,14 +118,22 @@ def collect(
         private.check(job.input)
     started = time.perf_counter()
     _drive(batcher, lambda: _run_all(private, jobs, in_flight, gathered))
+    elapsed = time.perf_counter() - started
+    results = [gathered.closed[job.run] for job in jobs]
     if timing is not None:
         timing.model += batcher.model_seconds
+        timing.prefill += _recorded(results, "prefill")
+        timing.decode += _recorded(results, "decode")
         timing.retrieval += batcher.retrieval_seconds
-        timing.total += time.perf_counter() - started
-    results = [gathered.closed[job.run] for job in jobs]
+        timing.total += elapsed
     if gathered.errors and all(result.outcome in FAILED for result in results):
         raise gathered.errors[0]
     return results
+
+
+def _recorded(results: Sequence[Trajectory], kind: str) -> float:
+    """Return the wall seconds of a kind: each call holds its share of its batch's."""
+    return math.fsum(call.seconds.get(kind, 0.0) for result in results for call in result.calls)
 
 
 def _jobs(questions: Sequence[QuestionLike], base: Options, runs: int, key: str) -> list[_Job]:

@@ -134,7 +134,7 @@ def _open_node(depth: int, max_hops: int, only: Topology | None) -> Node:
             "retrievals_left": options.max_retrievals,
             "max_hops": max_hops,
         }
-        return dict(root)
+        return {**root, "calls": []}  # a checkpointer's thread may hold the calls of its last question
 
     return _both(OPEN, opened)
 

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from agents.call import Call
 from agents.errors import LedgerError
 from agents.home import jade_home
 from graphs.ledger_lines import (
@@ -252,26 +251,6 @@ def find_run(path: Path, run: str | None, *, on_problem: OnProblem = log_problem
     if trajectory is None:
         raise LedgerError(f"{problems[0]}: the run cannot be read; every other line still can")
     return trajectory
-
-
-def paused_calls(path: Path, run: str) -> tuple[Call, ...]:
-    """Return the calls of the last pause of a run, for the process that resumes it; empty when there is none.
-
-    Raises:
-        LedgerError: The pause line cannot be read, or there is no ledger at `path`.
-    """
-    last: Line | None = None
-    for line in read_lines(Path(path), log_problem):
-        if line.run == run and line.event == "pause" and (last is None or line.at >= last.at):
-            last = line._replace(raw=b"")
-    if last is None:
-        return ()
-    try:
-        return tuple(Call.from_json(call) for call in read_data(last).get("calls", ()))
-    except UNREADABLE as error:
-        raise LedgerError(
-            f"{last.file}:{last.number}: pause line of run {run} cannot be read: {error!r:.200}"
-        ) from error
 
 
 def is_sealed(file: Path) -> bool:

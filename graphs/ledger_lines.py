@@ -101,6 +101,24 @@ def read_lines(path: Path, on_problem: OnProblem) -> Iterator[Line]:
         yield from _lines_of(file, on_problem)
 
 
+def latest_line(path: Path, wanted: Callable[[Line], bool], *, quiet: bool = False) -> Line | None:
+    """Return the line that was written last among those wanted, without its bytes; None when there is none.
+
+    Args:
+        path: A ledger file or folder.
+        wanted: Whether a line counts.
+        quiet: Say nothing of lines that cannot be read; else they are logged.
+
+    Raises:
+        LedgerError: No ledger at `path`.
+    """
+    last: Line | None = None
+    for line in read_lines(path, (lambda problem: None) if quiet else log_problem):
+        if (last is None or line.at >= last.at) and wanted(line):
+            last = line._replace(raw=b"")
+    return last
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]

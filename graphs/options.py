@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agents.errors import ConfigError
+from agents.workflow import check_forced, parse_forced
 
 Record = Literal["off", "on", "train"]
 Decoding = Literal["free", "constrained"]
@@ -17,7 +18,7 @@ Select = Literal["role", "full"]
 class Options(BaseModel):
     """What one question may cost, how it is sampled, and whether it is recorded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     max_turns: int | None = Field(
         None, ge=1, le=64, description="Most turns (planned rounds) of a run; empty = no limit."
@@ -36,7 +37,7 @@ class Options(BaseModel):
     seed: int = Field(0, ge=0, description="Key of all random numbers of the run.")
     workflow: str | None = Field(
         None,
-        description=("Force a plan, such as 'R,AG' or 'QDS/R,DS,AG'; no planner call is made."),
+        description=("Force a plan, such as 'R,AG' or 'QDS/R,DS,AG'; no planner call is made. Empty = planned."),
     )
     record: Record = Field("on", description=("'off', 'on', or 'train' (samples at temperature 1, for training)."))
     decoding: Decoding = Field(
@@ -58,8 +59,8 @@ def read_options(values: Mapping[str, Any], defaults: Options | None = None) -> 
     """Build options from user input over `defaults`.
 
     Raises:
-        ConfigError: An unknown name or an impossible value; the message names it and what is
-        allowed.
+        ConfigError: An unknown name, an impossible value, or a plan that the budgets forbid; the message names it
+            and what is allowed.
     """
     merged = {**(defaults.model_dump() if defaults else {}), **values}
     try:
@@ -68,6 +69,8 @@ def read_options(values: Mapping[str, Any], defaults: Options | None = None) -> 
         raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
     if options.record == "train" and options.tau == 0.0:
         raise ConfigError("record='train' with temperature 0: greedy runs cannot be trained on; drop one of the two")
+    if options.workflow:
+        check_forced(parse_forced(options.workflow), options)
     return options
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, merge_configs
+from langgraph.errors import EmptyInputError
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
@@ -27,13 +28,18 @@ from agents.role import Prompts
 from graphs.breakpoints import with_breakpoints
 from graphs.ledger import LedgerWriter
 from graphs.options import Options, read_options
+from graphs.question import MAX_QUESTION_CHARACTERS, as_mapping, read_question
 from graphs.run import RUN_ID_KEY, RUN_KEY, Recorder, Run, new_run_id
 from graphs.tokens import stream_modes, with_tokens
 
+__all__ = ["MAX_QUESTION_CHARACTERS", "RecordedGraph", "trainable"]
 T = TypeVar("T")
-MAX_QUESTION_CHARACTERS = 4000
+Begun = tuple[Run, Any, RunnableConfig, dict[str, Any]]
 LANGGRAPH = frozenset(inspect.signature(CompiledStateGraph.stream).parameters) | {"checkpoint_during"}
 """Keyword arguments that are LangGraph's own; every other one must be an option."""
+NOTHING_TO_RESUME = "there is no interrupted run to resume on this thread (or no checkpointer): give a question"
+CHECKPOINTER = "__pregel_checkpointer"
+"""Where LangGraph's server and outer graphs hand on their checkpointer."""
 
 
 class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
@@ -55,7 +61,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             ConfigError: An unknown or impossible option or breakpoint, or an unusable question.
         """
         if _is_nested(config):
-            yield from super().stream(self._as_mapping(input), config, **_only_langgraphs(kwargs))
+            yield from super().stream(as_mapping(input, self.recorder.input), config, **_only_langgraphs(kwargs))
             return
         graph = with_breakpoints(self, kwargs)
         run, input, config, kwargs = self._begin(input, config, kwargs)
@@ -64,6 +70,9 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         try:
             for chunk in super(RecordedGraph, graph).stream(input, config, **kwargs):
                 yield from keep(chunk)
+        except EmptyInputError:
+            error = ConfigError(NOTHING_TO_RESUME)
+            raise error from None
         except BaseException as problem:
             error = problem
             raise
@@ -73,17 +82,23 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """Stream the graph's steps asynchronously; see `stream`."""
         if _is_nested(config):
-            async for chunk in super().astream(self._as_mapping(input), config, **_only_langgraphs(kwargs)):
+            given = as_mapping(input, self.recorder.input)
+            async for chunk in super().astream(given, config, **_only_langgraphs(kwargs)):
                 yield chunk
             return
         graph = with_breakpoints(self, kwargs)
-        run, input, config, kwargs = await self._aside(self._begin, input, config, kwargs)
+        if self.recorder.batcher.inline and graph.checkpointer:
+            graph = graph.copy({"checkpointer": None})  # nobody resumes a collected run
+        run, input, config, kwargs = await self._abegin(input, config, kwargs)
         keep, kwargs = with_tokens(kwargs)
         error: BaseException | None = None
         try:
             async for chunk in super(RecordedGraph, graph).astream(input, config, **kwargs):
                 for kept in keep(chunk):
                     yield kept
+        except EmptyInputError:
+            error = ConfigError(NOTHING_TO_RESUME)
+            raise error from None
         except BaseException as problem:
             error = problem
             raise
@@ -96,27 +111,65 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             return work(*arguments)
         return await asyncio.to_thread(work, *arguments)
 
-    def _begin(
-        self, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
-    ) -> tuple[Run, Any, RunnableConfig, dict[str, Any]]:
+    async def _abegin(self, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Begun:
+        """Do what `_begin` does aside; a run that its caller gave up meanwhile is closed as soon as it is open."""
+        begun: Future[Begun] = Future()
+
+        def begin() -> None:
+            try:
+                begun.set_result(self._begin(input, config, kwargs))
+            except BaseException as problem:
+                begun.set_exception(problem)
+
+        try:
+            await self._aside(begin)
+        except asyncio.CancelledError as gone:
+            error = gone
+
+            def close(done: Future[Begun]) -> None:
+                if done.exception() is None:
+                    self._end(done.result()[0], error)
+
+            begun.add_done_callback(close)  # the thread works on
+            raise
+        return begun.result()
+
+    def _begin(self, input: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Begun:
         """Open a run (or take up an interrupted one) and hand it to LangGraph in the config."""
         options, kwargs = self._take_options(kwargs)
-        conf = (config or {}).get("configurable", {})
-        thread = str(conf["thread_id"]) if "thread_id" in conf else None
+        conf = {**(self.config or {}).get("configurable", {}), **ensure_config(config).get("configurable", {})}
+        thread = self._thread(conf)
         if input is None or isinstance(input, Command):
             run = self._resume(thread, options)
         else:
-            input, question = self._read_question(input)
+            input, question = read_question(input, self.recorder.input, needed=self.context_schema is Options)
+            self.recorder.hashes()  # a lazy policy loads here: off a serving event loop, before the clock starts
             run = Run(self.recorder, conf.get(RUN_ID_KEY) or new_run_id(), question, options)
             run.thread = thread
             self._write_open(run)
-        _ = self.recorder.batcher.policy.context_length  # a lazy policy loads here, off a serving event loop
         run.streaming = "custom" in stream_modes(kwargs)
         if self.context_schema is Options:
             kwargs["context"] = run.options
-        self.recorder.batcher.enter(run.id)
         own: RunnableConfig = {"configurable": {RUN_KEY: run}, "callbacks": [run.tracker]}
-        return run, input, merge_configs(config, own), kwargs
+        merged = merge_configs(config, own)
+        self.recorder.batcher.enter(run.id)
+        return run, input, merged, kwargs
+
+    def _thread(self, conf: Mapping[str, Any]) -> str | None:
+        """Return the thread of a run that can be resumed; None where no checkpointer is at work.
+
+        Raises:
+            ConfigError: There is a checkpointer and no thread.
+        """
+        saver = conf.get(CHECKPOINTER, self.checkpointer)
+        if self.checkpointer is False or saver is None or self.recorder.batcher.inline:
+            return None
+        if "thread_id" not in conf:
+            raise ConfigError(
+                'this graph has a checkpointer, which keeps runs by thread: give config={"configurable": '
+                '{"thread_id": "any name"}}, or leave the checkpointer out'
+            )
+        return str(conf["thread_id"])
 
     def _take_options(self, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
         """Split keyword arguments into our options and LangGraph's own."""
@@ -126,21 +179,13 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         if self.context_schema is Options and context is not None:
             given = context.model_dump(exclude_unset=True) if isinstance(context, Options) else dict(context)
             ours = {**given, **ours}
-        return read_options(ours, self.recorder.defaults), theirs
-
-    def _as_mapping(self, input: Any) -> Any:
-        """Return the input with a bare string in its place."""
-        return {self.recorder.input: input} if isinstance(input, str) else input
-
-    def _read_question(self, input: Any) -> tuple[Any, str]:
-        """Return the input as LangGraph wants it, and the run's question for the record.
-
-        Raises:
-            ConfigError: The question is missing, blank or too long.
-        """
-        input, name = self._as_mapping(input), self.recorder.input
-        question = self._question(input)
-        return ({**input, name: question} if isinstance(input, Mapping) and name in input else input), question
+        options = read_options(ours, self.recorder.defaults)
+        if theirs.get("output_keys") not in (None, self.output_channels) and options.record != "off":
+            raise ConfigError(
+                f"output_keys={theirs['output_keys']!r} would leave the record without what it does not name; take "
+                "what you want from the whole result, or give record='off'"
+            )
+        return options, theirs
 
     def check(self, input: Any) -> None:
         """Refuse an input before anything runs.
@@ -148,28 +193,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         Raises:
             ConfigError: The question is missing, blank or too long.
         """
-        self._read_question(input)
-
-    def _question(self, input: Any) -> str:
-        """Return the run's question for the record.
-
-        Raises:
-            ConfigError: It is missing, blank or too long.
-        """
-        name = self.recorder.input
-        if not isinstance(input, Mapping) or name not in input:
-            if self.context_schema is Options:
-                raise ConfigError(f"the input is {type(input).__name__}; give a question as str or {{{name!r}: …}}")
-            return json.dumps(input, default=str, ensure_ascii=False)
-        question = input[name]
-        if not isinstance(question, str) or not question.strip():
-            raise ConfigError(f"the {name} is {question!r:.60}; give a text that is not blank")
-        if len(question) > MAX_QUESTION_CHARACTERS:
-            raise ConfigError(
-                f"the {name} has {len(question):,} characters, {MAX_QUESTION_CHARACTERS:,} are allowed: "
-                "ask it shorter, and put long material into the index (`jade index`)"
-            )
-        return question.strip()
+        read_question(input, self.recorder.input, needed=self.context_schema is Options)
 
     def _write_open(self, run: Run) -> None:
         if self.recorder.ledger is not None and run.options.record != "off":
@@ -188,6 +212,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 "no input was given, which resumes an interrupted run, but no thread: give a question, or "
                 'config={"configurable": {"thread_id": …}} on a graph with a checkpointer'
             )
+        self.recorder.hashes()  # as for a new run
         run = Run.reopen(self.recorder, thread) if options.record != "off" else None
         if run is None:
             unrecorded = {"record": "off", "temperature": options.tau}
@@ -264,11 +289,14 @@ def trainable(
         defaults: Options in force where a call names none.
 
     Raises:
-        ConfigError: `graph` is not a compiled state graph.
+        ConfigError: `graph` is not a compiled state graph, or has no such output.
     """
     if not isinstance(graph, CompiledStateGraph):
         hint = "call .compile() on it first" if hasattr(graph, "compile") else "give a compiled LangGraph state graph"
         raise ConfigError(f"trainable() was given {type(graph).__name__}; {hint}")
+    keys = [graph.output_channels] if isinstance(graph.output_channels, str) else list(graph.output_channels)
+    if output not in keys:
+        raise ConfigError(f"the graph has no output {output!r} to be scored; it has {', '.join(keys)}")
     if policy is None or ledger is None:
         from graphs.app import default_ledger, default_policy  # composition root, only when nothing was given
 

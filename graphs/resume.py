@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.call import Call
 from agents.errors import LedgerError
-from graphs.ledger_lines import UNREADABLE, Line, Problem, log_problem, read_data, read_lines
+from graphs.ledger_lines import UNREADABLE, Line, Problem, latest_line, log_problem, read_data
 from graphs.tracker import Level, Place
 from graphs.trajectory import FAILED, Retrieval
 
@@ -30,6 +30,7 @@ def snapshot(run: Run) -> dict[str, Any]:
     return {
         **run.header(),
         "warnings": list(run.warnings),
+        "roles": dict(run.roles),
         "calls": [entry.call.to_json() for entry in entries],
         "places": [_place_json(entry.place) for entry in entries],
         "retrievals": [asdict(item) for _, item in retrievals],
@@ -47,6 +48,7 @@ def restore(run: Run, data: Mapping[str, Any]) -> None:
         run.journal.restore(Call.from_json(call), _place(place))
     for item, place in zip(data["retrievals"], data["retrieval_places"], strict=True):
         run.journal.restore_retrieval(Retrieval.from_json(item), _place(place))
+    run.roles.update(data.get("roles", {}))
     for warning in data.get("warnings", ()):
         run.warn(str(warning))
 
@@ -68,18 +70,15 @@ def unfinished(folder: Path, thread: str) -> Unfinished | None:
     Lines that cannot be read are logged and skipped; a folder without a ledger has no such run.
     """
     mark = f'"thread":{json.dumps(thread)}'.encode()
-    last: Line | None = None
-    close: Line | None = None
+
+    def of_thread(line: Line) -> bool:
+        return line.event in ("open", "pause") and mark in line.raw and _data(line).get("thread") == thread
+
     try:
-        for line in read_lines(folder, log_problem):
-            wanted = line.event in ("open", "pause") and mark in line.raw
-            if wanted and (last is None or line.at >= last.at) and _data(line).get("thread") == thread:
-                last = line._replace(raw=b"")
+        last = latest_line(folder, of_thread)
         if last is None:
             return None
-        for line in read_lines(folder, lambda problem: None):
-            if line.event == "close" and line.run == last.run and (close is None or line.at >= close.at):
-                close = line._replace(raw=b"")
+        close = latest_line(folder, lambda line: line.event == "close" and line.run == last.run, quiet=True)
     except LedgerError:
         return None
     if close is not None and _data(close).get("outcome") not in FAILED:

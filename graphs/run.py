@@ -20,7 +20,8 @@ from langchain_core.runnables import RunnableConfig
 from agents.batcher import Batcher
 from agents.errors import ConfigError, RetrieverError
 from agents.passage import Passage, Retriever
-from agents.role import Prompts
+from agents.role import Prompts, Role
+from agents.roster import ROLES, role_digest
 from graphs.journal import Journal
 from graphs.ledger import LedgerWriter
 from graphs.ledger_lines import UNREADABLE
@@ -90,6 +91,8 @@ class Run:
         self.options = options
         self.tracker = Tracker()
         self.journal = Journal()
+        self.roles: dict[str, str] = {}
+        """Roles that spoke and are not JADE's own → their digest."""
         self.streaming = False
         """Whether somebody listens to custom stream events."""
         self.thread: str | None = None
@@ -103,6 +106,25 @@ class Run:
         if text not in self._warnings:
             self._warnings.append(text)
 
+    def spoke(self, role: Role[Any]) -> None:
+        """Note what a role that is not in the roster stands for: the `text` hash covers the roster only."""
+        if ROLES.get(role.name) is not role and role.name not in self.roles:
+            self.roles[role.name] = role_digest(role, self.recorder.prompts)
+
+    def refuse_to_block(self, called: str, instead: str) -> None:
+        """Refuse a blocking call on the collector's event loop, which would wait for itself for ever.
+
+        Raises:
+            ConfigError: The caller is a coroutine of that loop.
+        """
+        if not self.recorder.batcher.inline:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise ConfigError(f"{called}() blocks, and an async node called it while runs are collected: await {instead}()")
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return the warnings so far."""
@@ -114,6 +136,7 @@ class Run:
         Raises:
             RetrieverError: The index cannot answer.
         """
+        self.refuse_to_block("retrieve", "aretrieve")
         started = time.perf_counter()
         passages = self.recorder.batcher.search(self.id, retriever, query, k).result()
         self._retrieved(passages, query, path, self.tracker.place(config), started)
@@ -219,7 +242,7 @@ class Run:
             seed=self.options.seed,
             options=self.options.model_dump(exclude_defaults=True),
             hashes=self.recorder.hashes(),
-            identity=self.recorder.names(),
+            identity={**self.recorder.names(), **({"roles": dict(self.roles)} if self.roles else {})},
             budget_hit=bool(output.get("budget_hit")),
             warnings=self.warnings,
             error=None if error is None else f"{type(error).__name__}: {error}",

@@ -18,8 +18,9 @@ from typing_extensions import TypedDict
 
 
 def union(left: list[str], right: Iterable[str]) -> list[str]:
-    """Reduce call ids: each once, in the order of their first appearance."""
-    return list(dict.fromkeys([*left, *right]))
+    """Reduce call ids: each once, in the order of their first appearance; an empty update starts anew."""
+    added = list(right)
+    return list(dict.fromkeys([*left, *added])) if added else []
 
 
 class Question(TypedDict):

@@ -13,6 +13,8 @@ from typing import Any
 
 from langgraph.config import get_stream_writer
 
+from agents.role import unquote
+
 TOKEN = "token"
 
 
@@ -36,7 +38,7 @@ def token_events(stop: str | None) -> Callable[[str], None]:
             return
         inner = text[start + len(opening) :]
         if stop:
-            inner = inner.split("<", 1)[0]
+            inner = unquote(inner.split("<", 1)[0])
         if len(inner) > sent:
             with suppress(RuntimeError):  # the reader's event loop is closed
                 context.run(write, {TOKEN: inner[sent:]})

@@ -58,7 +58,8 @@ class Trajectory:
     hashes: Mapping[str, str] = field(default_factory=dict)
     """"text", "policy" and "environment" (DESIGN §6)."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """Names behind the hashes: base, adapter, version, collection, embedder, code."""
+    """Names behind the hashes: base, adapter, version, collection, embedder, code; and "roles", the digests of the
+    roles that spoke and are not JADE's own."""
     budget_hit: bool = False
     warnings: tuple[str, ...] = ()
     error: str | None = None

@@ -19,8 +19,9 @@ from tests.toy_model import toy_model
 from training.adapter import LoraShape, create_adapter, save_adapter
 from training.gold import Gold
 from training.ppo_config import PPOConfig
-from training.rollout import World
+from training.rollout import Rollout, World, gather, prepare
 from training.session import Session, begin
+from training.update import start_critic
 
 EXAMPLES = tuple(
     Example(id=f"q{number}", question=f"Who wrote the book {word}?", answers=(answer,))
@@ -74,3 +75,11 @@ def start_adapter(folder: Path, seed: int = 5) -> Path:
     info = AdapterInfo(shared.identity["text"], shared.name, shared.weights, "bare")
     save_adapter(shared, "start", folder, info)
     return folder
+
+
+def rolled(session: Session) -> Rollout:
+    """Collect, score and screen the first batch."""
+    runs = gather(session.worlds[0], session.players, session.config, 0, 0)
+    rollout = prepare(runs, session.players, session.store, session.gold, session.config, version=0)
+    start_critic(session.players, rollout.buffer, rollout.team, rollout.scored)
+    return rollout

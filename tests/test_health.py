@@ -1,6 +1,11 @@
+from pathlib import Path
+
 import pytest
 
-from training.health import AlarmLimits, alarms, remember
+from tests.ppo_toy import toy_session
+from tests.test_ppo import Notes
+from training.health import ALARMS, AlarmLimits, alarms, remember
+from training.ppo import run
 
 LIMITS = AlarmLimits(entropy=0.1, topology=0.9, gap=0.1, window=2)
 
@@ -60,3 +65,23 @@ def test_memory_stays_short_and_keeps_the_first_value() -> None:
 def test_the_message_says_what_was_seen() -> None:
     found = alarms({}, True, {"update/entropy": [2.0, 0.05]}, LIMITS)
     assert found["entropy"] == pytest.approx("entropy 0.0500 nat a token, 2.0000 at first")
+
+
+WANTED = (
+    "rollout/reward/planner", "rollout/score/planner", "rollout/turn_cost/planner", "rollout/retrieval_cost/planner",
+    "rollout/format/planner", "update/entropy/planner", "update/kl/planner", "update/clip_fraction/planner",
+    "update/advantage/planner", "update/advantage_std/planner", "rollout/valid/planner", "rollout/length/planner",
+    "update/explained_variance", "rollout/topology/QDS", "rollout/turns", "rollout/retrievals", "rollout/dont_know",
+    "rollout/copy", "update/correct_logprob",
+)  # fmt: skip
+"""What an iteration must say about its health, with a role as an example (empty selections: test_rollout_metrics)."""
+
+
+def test_an_iteration_logs_everything_that_tells_its_health(tmp_path: Path) -> None:
+    # constrained, so that valid plans, selections and graded answers occur in a random model
+    options = {"questions": 5, "runs": 4, "decoding": "constrained", "temperature": 3.0}
+    session, notes = toy_session(tmp_path, iterations=1, **options), Notes()
+    assert run(session, notes) == 0  # type: ignore[arg-type]
+    found = notes.metrics[-1][1]
+    assert [name for name in WANTED if name not in found] == []
+    assert not any(f"alarm/{name}" in found for name in ALARMS)

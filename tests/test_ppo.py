@@ -24,6 +24,7 @@ class Notes:
     def __init__(self) -> None:
         self.metrics: list[tuple[int, dict[str, float]]] = []
         self.traced: list[str] = []
+        self.stored: dict[str, Any] = {}
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         from evaluation.glossary import check_metrics
@@ -34,6 +35,12 @@ class Notes:
     def export_traces(self, runs: Any, credit: Any, decode: Any = None) -> None:
         assert all(item.run in credit for item in runs)
         self.traced += [item.run for item in runs]
+
+    def log_figure(self, figure: Any, name: str) -> None:
+        self.stored[name] = figure
+
+    def log_text(self, text: str, name: str) -> None:
+        self.stored[name] = text
 
     def log_artifact_folder(self, folder: Path, path: str = "") -> None:
         assert (folder / "jade.json").is_file()

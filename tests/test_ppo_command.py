@@ -1,6 +1,7 @@
 import json
 import logging
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,10 @@ def test_anybodys_graph_is_trained_two_updates_and_tracked(toy_folder: Path) -> 
         params = dict(database.execute("select key, value from params"))
     assert {"rollout/reward", "update/policy_loss", "update/kl/writer", "rollout/valid/judge"} <= keys
     assert traces == 2 and params["estimator"] == "tree_gae"
+    stored = {file.name: file for file in (toy_folder / "mlflow" / "artifacts").rglob("*") if file.is_file()}
+    assert stored["learning.png"].read_bytes().startswith(b"\x89PNG") and "adapter_model.safetensors" in stored
+    assert json.loads(stored["ledger.json"].read_text())["outcomes"] == dict(Counter(run.outcome for run in runs))
+    assert {"ledger/runs", "ledger/tokens", "time/decode", "time/idle_share", "update/total_loss"} <= keys
 
 
 def test_a_dry_run_says_what_to_expect_and_leaves_nothing(toy_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from agents.errors import ConfigError
-from training.config import describe, read_config
+from evaluation.config import describe, read_config
 from training.gold import load_object, load_score
 from training.ppo_config import CHOICES, PPOConfig
 

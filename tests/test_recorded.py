@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from langgraph.graph import END, START, StateGraph
 
 from agents.errors import ConfigError, JadeError, RetrieverError
+from agents.role import quote
 from graphs import Options, trainable
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter, read_ledger
@@ -176,7 +177,7 @@ def test_no_question_crashes_the_graph(question: str) -> None:
     try:
         assert graph.invoke(question, record="off")["question"] == question.strip()
     except JadeError:
-        assert not question.strip() or len(question) > MAX_QUESTION_CHARACTERS
+        assert not quote(question) or len(question) > MAX_QUESTION_CHARACTERS
 
 
 def test_only_compiled_graphs_can_be_recorded() -> None:

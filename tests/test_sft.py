@@ -12,8 +12,9 @@ from tests.toy_model import toy_model
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer
 from training.learner import Learner
 from training.rows import Row
-from training.sft import Warmup, split_rows, supervised_buffer, supervised_calls
+from training.sft import split_rows
 from training.sft_config import SFTConfig
+from training.supervised import Warmup, supervised_buffer, supervised_calls
 
 
 class Silent:

@@ -5,11 +5,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
+from agents.adapters import AdapterInfo, content_hash, read_adapter, write_adapter_info
 from agents.errors import ConfigError, SetupError
 from evaluation.spool import Spool
 from evaluation.tracking import MlflowStore, RunCredit, deliver, fetch_adapter, track, tracking_uri
@@ -146,3 +149,56 @@ def test_what_waited_reaches_the_real_store(store: Path, monkeypatch: pytest.Mon
     assert found.info.status == "FINISHED" and found.data.metrics == {"rollout/reward": 0.25}
     assert {item.path for item in client.list_artifacts(found.info.run_id)} == {"glossary.md", "notes.txt"}
     assert len(client.search_traces(locations=[experiment], run_id=found.info.run_id)) == 1
+
+
+def test_load_graph_takes_the_id_of_a_run(store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from graphs import load_graph
+    from graphs.ledger import find_run
+    from tests.ppo_toy import start_adapter
+    from tests.scripted import PASSAGES, ListRetriever
+    from tests.toy_model import toy_module, toy_tokenizer
+
+    toy_module().save_pretrained(tmp_path / "toy")
+    toy_tokenizer().save_pretrained(tmp_path / "toy")
+    source = card_for(start_adapter(tmp_path / "adapter"), tmp_path / "toy")
+    with track("exp", "trained") as run:
+        run.log_artifact_folder(source, "adapter")
+    assert run.run_id is not None
+    options: Any = {"dtype": "fp32", "retriever": ListRetriever(PASSAGES), "ledger": tmp_path / "ledger"}
+    graph = load_graph(tmp_path / "toy", adapter=run.run_id, **options)
+    graph.invoke("Paris?", workflow="AG", max_new_tokens=4)
+    assert find_run(tmp_path / "ledger", None).hashes["policy"] == content_hash(source)
+    roles = load_graph(tmp_path / "toy", adapter={"planner": run.run_id, "*": source}, **options)
+    assert roles.recorder.adapters == {"planner": "role-planner", "*": "default"}
+    check_later_adapter(run.run_id, source, monkeypatch)
+    with pytest.raises(ConfigError, match=r"run id '0{32}'.*mlflow ui"):
+        load_graph(tmp_path / "toy", adapter="0" * 32, **options)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'nothing.db'}")
+    with pytest.raises(ConfigError, match=r"there is no tracking store at sqlite.*nothing\.db"):
+        load_graph(tmp_path / "toy", adapter="0" * 32, **options)
+    assert not (tmp_path / "nothing.db").exists()
+
+
+def card_for(folder: Path, model: Path) -> Path:
+    """Write the card that the adapter would have, had it been trained on the model in this folder."""
+    from agents.model import SharedModel
+    from agents.role import Prompts
+    from agents.roster import prompts_digest
+
+    shared = SharedModel.load(model, dtype="fp32", text_digest=prompts_digest(Prompts("bare")))
+    write_adapter_info(folder, AdapterInfo(shared.identity["text"], "toy", shared.weights, "bare", version=1))
+    return folder
+
+
+def check_later_adapter(run_id: str, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that logs another adapter later gives that one; while the store is away, what was fetched serves."""
+    write_adapter_info(source, replace(read_adapter(source), version=2))
+    with track("exp", resume_run_id=run_id) as run:
+        run.log_artifact_folder(source, "adapter")
+    assert read_adapter(fetch_adapter(run_id)).version == 2
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        assert read_adapter(fetch_adapter(run_id)).version == 2
+    left = [item.name for item in fetch_adapter(run_id).parent.iterdir() if item.name.startswith(".")]
+    assert left == []

@@ -7,26 +7,19 @@ import pytest
 import torch
 
 from graphs.trajectory import Trajectory
-from tests.ppo_toy import start_adapter, toy_session
+from tests.ppo_toy import rolled, start_adapter, toy_session
 from training.adapter import START, TRAINED
 from training.losses import kl_penalty
-from training.rollout import Rollout, gather, permuted, prepare
+from training.rollout import Rollout, permuted
 from training.scoring import score_buffer
 from training.session import Session
 from training.trunk import Trunk
-from training.update import Outcome, fill, local_rewards, start_critic
+from training.update import Outcome, fill, local_rewards
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start_adapter(tmp_path_factory.mktemp("start") / "adapter")
-
-
-def rolled(session: Session) -> Rollout:
-    runs = gather(session.worlds[0], session.players, session.config, 0, 0)
-    rollout = prepare(runs, session.players, session.store, session.gold, session.config, version=0)
-    start_critic(session.players, rollout.buffer, rollout.team, rollout.scored)
-    return rollout
 
 
 def updated(session: Session, rollout: Rollout, **options: Any) -> Outcome:

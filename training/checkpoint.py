@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -71,7 +72,7 @@ def save_checkpoint(output: Path, players: Players, optimiser: Optimiser, policy
         SetupError: The disk is full or read-only; the checkpoint before is untouched.
     """
     fresh = output / FRESH
-    try:
+    with writing(fresh, output):
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         shutil.copytree(policy, fresh / "adapter")
@@ -86,10 +87,27 @@ def save_checkpoint(output: Path, players: Players, optimiser: Optimiser, policy
         for path in [*fresh.rglob("*"), fresh]:
             _sync(path)
         _swap(output)
-    except OSError as error:
+
+
+@contextmanager
+def writing(folder: Path, output: Path) -> Iterator[None]:
+    """Name what cannot be written, and leave nothing half-written of it behind.
+
+    Args:
+        folder: What is being written.
+        output: Folder of the run, whose last checkpoint stands whatever happens.
+
+    Raises:
+        SetupError: The disk is full or read-only.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        fresh = folder if folder.name == FRESH else folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
         raise SetupError(
-            f"the checkpoint in {output} cannot be written ({error}); the one before is untouched: free the disk and "
-            "run the same command again"
+            f"{folder} cannot be written ({_line(error)}); the last checkpoint in {output} is untouched: free the "
+            "disk and run the same command again"
         ) from error
 
 

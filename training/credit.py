@@ -203,3 +203,11 @@ def _check(dag: CallDag, gamma: float, lam: float, **tables: Mapping[str, object
         missing = [call for call in dag.order if call not in table]
         if missing:
             raise ValueError(f"run {dag.run}: {name} lacks the calls {', '.join(missing)}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from training.credit_report import main
+
+    sys.exit(main())

@@ -7,17 +7,8 @@ or from a small adapter of the critic's own (`critic: adapter`). Against the rel
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
-
-
-class HiddenStates(Protocol):
-    """Whatever turns tokens into hidden states: a model under one adapter."""
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return (B, L, H) last hidden states of (B, L) right-padded tokens."""
 
 
 class ValueHead(nn.Module):
@@ -52,66 +43,3 @@ class ValueHead(nn.Module):
         """Return (..., outputs) values of (..., H) hidden states."""
         values: Tensor = self.linear(hidden.float())
         return values
-
-
-def at_positions(hidden: Tensor, positions: Tensor) -> Tensor:
-    """Pick one hidden state a row.
-
-    Args:
-        hidden: (B, L, H).
-        positions: (B,) position in the row.
-
-    Returns:
-        (B, H).
-    """
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), positions]
-
-
-def call_values(head: ValueHead, hidden: Tensor, last_prompt: Tensor) -> Tensor:
-    """Return (B, outputs): V_c of each call, read at the last prompt token (DESIGN §5 "Team channel").
-
-    Args:
-        head: The value head.
-        hidden: (B, L, H) last hidden states of prompt and response; only causal attention makes this V(prompt).
-        last_prompt: (B,) position of the last prompt token.
-    """
-    values: Tensor = head(at_positions(hidden, last_prompt))
-    return values
-
-
-def token_values(head: ValueHead, hidden: Tensor, logit_index: Tensor) -> Tensor:
-    """Return (B, T): the first output before each response token, V_{c,t}, for the `broadcast` estimator.
-
-    Args:
-        head: The value head.
-        hidden: (B, L, H).
-        logit_index: (B, T) position that predicts response token t.
-    """
-    index = logit_index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
-    values: Tensor = head(hidden.gather(1, index))
-    return values[..., 0]
-
-
-class Critic:
-    """A value head over somebody's hidden states.
-
-    With `detach` the head learns alone (`critic: head`); without it gradients reach whatever made the hidden states
-    (`critic: adapter`: the critic's own adapter, whose parameters belong to the critic's optimiser group).
-    """
-
-    def __init__(self, head: ValueHead, hidden_states: HiddenStates, detach: bool) -> None:
-        """Bind the head to the source of its hidden states."""
-        self.head = head
-        self.hidden_states = hidden_states
-        self.detach = detach
-
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, last_prompt: Tensor) -> Tensor:
-        """Return (B, outputs) values of each call.
-
-        Args:
-            input_ids: (B, L) right-padded; the prompt alone is enough.
-            attention_mask: (B, L).
-            last_prompt: (B,).
-        """
-        hidden = self.hidden_states(input_ids, attention_mask)
-        return call_values(self.head, hidden.detach() if self.detach else hidden, last_prompt)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,11 @@ from agents.call import Call
 from agents.constraint import response_allowed
 from agents.model import SharedModel
 from agents.model_engine import allowed_mask
+from agents.model_facts import attends_to_everything
 from agents.sampling import masked_logprobs
 from training.minibatch import Microbatch
+from training.packing import Packed, pack
+from training.recompute import Around
 from training.trunk import Trunk
 
 
@@ -30,7 +34,7 @@ class Scores:
     entropy: Tensor
     """(B, T) fp32 nats over M, 0 on padding and on forced tokens; no gradient unless asked for."""
     hidden: Tensor
-    """(B, L, H) last hidden states, normalised."""
+    """(B, T, H) last hidden states, normalised, that predict response token t; t = 0 is the last prompt token's."""
 
 
 class Learner:
@@ -44,7 +48,12 @@ class Learner:
         """
         self.shared = shared
         self.trunk = Trunk(shared.module, first_layer)
+        self.shares = attends_to_everything(shared.module.config.get_text_config())  # type: ignore[union-attr,operator]
+        """Whether calls with equal prompts are packed into one sequence."""
+        self.checkpointing = False
+        """Whether trained layers are computed again going backward instead of kept."""
         self._kept: dict[int, Tensor] = {}
+        self._kept_prompts: dict[tuple[int, ...], Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +68,7 @@ class Learner:
     def forget(self) -> None:
         """Drop the kept trunk states: the rows of the next update are others."""
         self._kept.clear()
+        self._kept_prompts.clear()
 
     def parameters(self, adapter: str) -> list[nn.Parameter]:
         """Return the adapter's parameters, made trainable and held in fp32 (bf16 swallows steps near 1e-5)."""
@@ -90,9 +100,8 @@ class Learner:
             ConfigError: The adapter is not loaded.
         """
         hidden = self.hidden(batch, adapter, keep=keep)
-        positions = batch.logit_index[batch.response]
         rows = torch.arange(len(calls), device=hidden.device)[:, None].expand_as(batch.response)[batch.response]
-        logits = self.trunk.logits(hidden[rows, positions])
+        logits = self.trunk.logits(hidden[batch.response])
         allowed = self._allowed(calls, logits)
         tau = batch.temperature[rows]
         everything = masked_logprobs(logits, allowed, tau)
@@ -109,21 +118,39 @@ class Learner:
         )
 
     def hidden(self, batch: Microbatch, adapter: str | None, *, keep: bool = False) -> Tensor:
-        """Return (B, L, H) last hidden states of prompts and responses under an adapter."""
+        """Return (B, T, H) last hidden states that predict each response token under an adapter."""
+        packed = pack(batch, self.shares)
         with self.shared.using(adapter):
-            return self.trunk.above(self._below(batch, keep))
+            below = self._below(batch, packed, keep)
+            states = self.trunk.above(below, packed.position_ids, packed.mask, self._recompute(adapter))
+        return states[packed.sequence[:, None], packed.logit_index]
 
-    def _below(self, batch: Microbatch, keep: bool) -> Tensor:
-        """Return the trunk's states of a microbatch, from memory where all its rows are kept."""
-        sizes = batch.attention_mask.sum(dim=1).tolist()
+    def _below(self, batch: Microbatch, packed: Packed, keep: bool) -> Tensor:
+        """Return the trunk's states of the packed sequences, from memory where all of them are kept."""
         if not all(row in self._kept for row in batch.rows):
-            states = self.trunk.below(batch.input_ids)
+            states = self.trunk.below(packed.input_ids, packed.position_ids, packed.mask)
             if keep:
-                for place, (row, size) in enumerate(zip(batch.rows, sizes, strict=True)):
-                    self._kept[row] = states[place, :size].clone()
+                self._keep(states, batch, packed)
             return states
-        kept = [self._kept[row] for row in batch.rows]
+        kept = [
+            torch.cat([self._kept_prompts[prompt], *(self._kept[batch.rows[place]] for place in group)])
+            for prompt, group in zip(packed.prompts, packed.members, strict=True)
+        ]
         return torch.nn.utils.rnn.pad_sequence(kept, batch_first=True)
+
+    def _recompute(self, adapter: str | None) -> Around | None:
+        """Return how trained layers are computed again: under the adapter that spoke, whatever is active then."""
+        return partial(self.shared.using, adapter) if self.checkpointing else None
+
+    def _keep(self, states: Tensor, batch: Microbatch, packed: Packed) -> None:
+        """Keep each prompt's states once, and each response's by its row in the buffer."""
+        sizes = batch.response.sum(1).tolist()
+        for number, (prompt, group) in enumerate(zip(packed.prompts, packed.members, strict=True)):
+            self._kept_prompts.setdefault(prompt, states[number, : len(prompt)].clone())
+            end = len(prompt)
+            for place in group:
+                begin, end = end, end + sizes[place]
+                self._kept[batch.rows[place]] = states[number, begin:end].clone()
 
     def _allowed(self, calls: Sequence[Call], logits: Tensor) -> Tensor | None:
         """Return M of every response token of every call, (N, V) in row order; None when all are free."""

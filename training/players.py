@@ -20,7 +20,7 @@ from agents.call import Call
 from agents.model import SharedModel
 from training.adapter import START, TRAINED, LoraShape, create_adapter, first_adapted_layer
 from training.buffer import PLANNER
-from training.critic import ValueHead, call_values, token_values
+from training.critic import ValueHead
 from training.learner import Learner, Scores
 from training.minibatch import Microbatch
 
@@ -64,7 +64,7 @@ class Players:
 
         Args:
             batch: B rows.
-            policy_hidden: (B, L, H) of the trained adapter if at hand; detached here. Unused with an own adapter.
+            policy_hidden: (B, T, H) of the trained adapter if at hand; detached here. Unused with an own adapter.
             tokens: Values per response token (`broadcast`).
             keep: Keep the trunk's states.
         """
@@ -75,9 +75,8 @@ class Players:
         else:
             with torch.no_grad():
                 hidden = self.learner.hidden(batch, TRAINED, keep=keep)
-        if tokens:
-            return token_values(self.head, hidden, batch.logit_index)
-        return call_values(self.head, hidden, batch.last_prompt)
+        values: Tensor = self.head(hidden if tokens else hidden[:, 0])
+        return values[..., 0] if tokens else values
 
     def score(
         self, batch: Microbatch, calls: Sequence[Call], who: str | None, entropy_gradient: bool = False

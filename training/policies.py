@@ -43,6 +43,15 @@ class PolicyStore:
             shutil.rmtree(old, ignore_errors=True)
         return policy
 
+    def restore(self, version: int, adapter: Path) -> None:
+        """Put a checkpoint's adapter back as a version: what stands there may be half copied or of a lost update."""
+        folder = self.path(version)
+        fresh = folder.with_name(f".{folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(adapter, fresh)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.replace(folder)
+
     def known_as(self, policy: str, adapter: str | None) -> None:
         """Remember that a policy hash stands for a loaded adapter (None = the base)."""
         self._aliases[policy] = adapter

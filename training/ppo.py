@@ -21,24 +21,26 @@ from itertools import islice
 from pathlib import Path
 
 from agents.errors import JadeError
-from evaluation.metrics import token_f1
-from evaluation.traces import RunCredit
+from evaluation.config import read_config
 from evaluation.tracking import TrackedRun, track
-from graphs.collection import Timing, collect
-from graphs.trajectory import FAILED, Trajectory
+from graphs.collection import Timing
+from graphs.trajectory import Trajectory
 from training.buffer import RolloutBuffer
 from training.clock import Clock
-from training.config import read_config
-from training.credit import Credit
 from training.health import AlarmLimits, alarms, remember
+from training.heldout import evaluate
+from training.history import add_metrics
+from training.interference import interference
 from training.ppo_config import PPOConfig
 from training.ppo_estimate import estimate
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of
-from training.rollout import Rollout, World, gather, prepare, replay, run_options, segment_file
-from training.rollout_metrics import credit_metrics, rollout_metrics
+from training.progress import following
+from training.report import report_figures, report_ledger, run_credit
+from training.rollout import Rollout, gather, prepare, replay, segment_file
+from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics, tokens_of
 from training.schedule import rate
 from training.session import Session, begin
-from training.update import fill, returns_of, start_critic
+from training.update import Outcome, fill, start_critic
 
 _log = logging.getLogger("jade.ppo")
 ENDED_BY_ALARM = 3
@@ -60,89 +62,141 @@ def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda
         ConfigError: Nothing of an iteration can be trained on.
         LedgerError, SetupError: The disk is full; the last checkpoint stands.
     """
-    config, state, clock = session.config, session.state, Clock()
+    config, state = session.config, session.state
     state.mlflow_run = tracked.run_id or state.mlflow_run
     batches = _ledger_batches(session)
     first = state.iteration
     if first == 0 and config.eval_every:
-        tracked.log_metrics(evaluate(session), 0)
-    while session.state.iteration < config.iterations and not stop():
-        metrics, healthy = iterate(session, tracked, batches, clock)
-        if metrics is None:
-            _log.info("the ledger has no more runs")
-            break
-        if not healthy and not _recover(session):
-            return ENDED_BY_ALARM
-        session.save()
-        _progress(session.state.iteration, first, config.iterations, metrics, clock)
-    tracked.log_artifact_folder(session.ship(), "adapter")
-    return 0
+        _note(session, tracked, evaluate(session), 0)
+    status, clock = 0, Clock()
+    with following(first, config.iterations, config.questions * config.runs if batches is None else 0) as follow:
+        while session.state.iteration < config.iterations and not stop():
+            metrics, healthy = iterate(session, tracked, batches, clock, follow.recorded)
+            if metrics is None:
+                _log.info("the ledger has no more runs")
+                break
+            if not healthy and not _recover(session):
+                status = ENDED_BY_ALARM
+                break
+            with clock.stage("checkpoint"):
+                session.save()
+            with clock.stage("log"):
+                follow.finished(session.state.iteration, metrics)
+                if any(name.startswith("eval/") for name in metrics):
+                    report_figures(session.output, tracked)
+    report_figures(session.output, tracked)
+    report_ledger(_ledger(config), tracked)
+    if status == 0:
+        tracked.log_artifact_folder(session.ship(), "adapter")
+    return status
 
 
 def iterate(
-    session: Session, tracked: TrackedRun, batches: Iterator[Sequence[Trajectory]] | None, clock: Clock
+    session: Session,
+    tracked: TrackedRun,
+    batches: Iterator[Sequence[Trajectory]] | None,
+    clock: Clock,
+    on_done: Callable[[Trajectory], None] | None = None,
 ) -> tuple[dict[str, float] | None, bool]:
     """Do one iteration, all but its checkpoint.
+
+    Args:
+        session: Who learns.
+        tracked: Where metrics and traces go.
+        batches: Of a replayed ledger; None = executions are collected.
+        clock: Counts where the time goes, from the end of the iteration before on.
+        on_done: Called with each execution as it is recorded.
 
     Returns:
         Its metrics (None when the replayed ledger is at its end), and whether no alarm rang.
     """
-    config, state, players = session.config, session.state, session.players
-    clock.start()
+    config, state = session.config, session.state
+    segment = segment_file(session.output, state.iteration) if batches is None else None
     # collect, or replay
-    runs = _runs(session, batches, clock)
+    runs = _runs(session, batches, clock, on_done)
     if runs is None:
         return None, True
     # check, reward, old and reference log-probabilities, values
     with clock.stage("score"):
-        rollout = prepare(runs, players, session.store, session.gold, config, version=state.version)
-        if not state.critic_started:
-            start_critic(players, rollout.buffer, rollout.team, rollout.scored)
-            state.critic_started = True
-    session.name_roles({row.call.role for row in rollout.buffer.rows if row.trained})
+        rollout = _prepared(session, runs)
     # credit, weights, whitening
     with clock.stage("credit"):
         buffer, plain, credits = fill(rollout.buffer, rollout.scored, rollout.team, config)
-        metrics = {**rollout.metrics, **rollout_metrics(runs, rollout.rewards)}
+        metrics = {**rollout.metrics, **rollout_metrics(runs, rollout.rewards), **ledger_metrics(runs, segment)}
         metrics |= credit_metrics(plain, [reward.score for reward in rollout.team])
+    evaluates = config.eval_every > 0 and (state.iteration + 1) % config.eval_every == 0
+    with clock.stage("interference"):
+        metrics |= interference(session.players, buffer, config, state.iteration) if evaluates else {}
     # minibatch epochs
+    critic_only = config.estimator != "loo" and state.iteration < config.critic_warmup
     with clock.stage("update"):
-        critic_only = config.estimator != "loo" and state.iteration < config.critic_warmup
-        factor = state.factor * rate(state.iteration, config.iterations, config.warmup, config.schedule)  # type: ignore[arg-type]
-        outcome = session.optimiser.update(buffer, state.iteration, factor, critic_only=critic_only)
+        outcome = _updated(session, buffer, critic_only)
     metrics |= outcome.metrics
+    clock.updated(float(buffer.lengths.sum()) * outcome.metrics["update/epochs"])
     remember(state.history, metrics, config.alarm_window)
     ringing = alarms(metrics, outcome.finite, state.history, _limits(config))
     # log
     with clock.stage("log"):
         tracked.export_traces(rollout.buffer.trajectories[: config.traces], run_credit(plain, rollout, credits))
     if not ringing:
-        state.segment = segment_file(session.output, state.iteration).name if batches is None else ""
+        state.segment = "" if segment is None else segment.name
         state.iteration += 1
         if not critic_only:
-            session.advance()
-        if config.eval_every and state.iteration % config.eval_every == 0:
+            with clock.stage("checkpoint"):
+                session.advance()
+        if evaluates:
             with clock.stage("eval"):
                 metrics |= evaluate(session)
-    metrics |= {f"alarm/{name}": 1.0 for name in ringing}
-    tracked.log_metrics(metrics | clock.metrics(), state.iteration)
+    metrics |= {f"alarm/{name}": 1.0 for name in ringing} | clock.metrics()
+    with clock.stage("log"):
+        _note(session, tracked, metrics, state.iteration)
     for name, seen in ringing.items():
         _log.warning("alarm %s: %s", name, seen)
     return metrics, not ringing
 
 
+def _prepared(session: Session, runs: Sequence[Trajectory]) -> Rollout:
+    """Check, reward and score a batch; the first one starts the critic."""
+    state, players = session.state, session.players
+    rollout = prepare(runs, players, session.store, session.gold, session.config, version=state.version)
+    if not state.critic_started:
+        start_critic(players, rollout.buffer, rollout.team, rollout.scored)
+        state.critic_started = True
+    session.name_roles({row.call.role for row in rollout.buffer.rows if row.trained})
+    return rollout
+
+
+def _updated(session: Session, buffer: RolloutBuffer, critic_only: bool) -> Outcome:
+    """Take the minibatch epochs at the learning rate in force."""
+    config, state = session.config, session.state
+    factor = state.factor * rate(state.iteration, config.iterations, config.warmup, config.schedule)  # type: ignore[arg-type]
+    outcome = session.optimiser.update(buffer, state.iteration, factor, critic_only=critic_only)
+    outcome.metrics |= {"update/alpha": config.alpha, "update/beta": config.beta}
+    return outcome
+
+
+def _note(session: Session, tracked: TrackedRun, metrics: dict[str, float], step: int) -> None:
+    """Log metrics to the tracking store, and keep them beside the checkpoint."""
+    tracked.log_metrics(metrics, step)
+    add_metrics(session.output, step, metrics)
+
+
 def _runs(
-    session: Session, batches: Iterator[Sequence[Trajectory]] | None, clock: Clock
+    session: Session,
+    batches: Iterator[Sequence[Trajectory]] | None,
+    clock: Clock,
+    on_done: Callable[[Trajectory], None] | None,
 ) -> Sequence[Trajectory] | None:
     if batches is not None:
-        return next(batches, None)
+        with clock.stage("ledger"):
+            return next(batches, None)
     iteration, worlds, timing = session.state.iteration, session.worlds, Timing()
     world = worlds[iteration % len(worlds)]  # one environment an update
     started = time.perf_counter()
-    runs = gather(world, session.players, session.config, iteration, iteration // len(worlds), timing=timing)
-    parts = {"model": timing.model, "retrieval": timing.retrieval, "graph": timing.graph}
-    tokens = sum(len(call.prompt_ids) + len(call.response_ids) for item in runs for call in item.calls)
-    clock.add(parts, time.perf_counter() - started, tokens if timing.total else 0)
+    runs = gather(
+        world, session.players, session.config, iteration, iteration // len(worlds), timing=timing, on_done=on_done
+    )
+    clock.collected(timing, time.perf_counter() - started, tokens_of(runs) if timing.total else 0)
     return runs
 
 
@@ -151,8 +205,13 @@ def _ledger_batches(session: Session) -> Iterator[Sequence[Trajectory]] | None:
     config = session.config
     if config.ledger is None:
         return None
-    batches = replay(Path(config.ledger).expanduser(), config.questions * config.runs)
+    batches = replay(_ledger(config), config.questions * config.runs)
     return islice(batches, session.state.iteration, None)
+
+
+def _ledger(config: PPOConfig) -> Path:
+    """Return the ledger that is learned from: the one to replay, else the run's own."""
+    return Path(config.output) / "ledger" if config.ledger is None else Path(config.ledger).expanduser()
 
 
 def _limits(config: PPOConfig) -> AlarmLimits:
@@ -172,60 +231,6 @@ def _recover(session: Session) -> bool:
     session.roll_back()
     _log.warning("rolled back to policy version %d at half the learning rate", session.state.version)
     return True
-
-
-def evaluate(session: Session) -> dict[str, float]:
-    """Answer held-out questions greedily with the trained adapter; failed runs score 0."""
-    found: dict[str, float] = {}
-    for world in session.worlds:
-        if not world.dev:
-            continue
-        runs = greedy_runs(session, world)
-        pairs = list(zip(runs, world.dev, strict=True))
-        scores = [0.0 if item.outcome in FAILED else session.gold.score(item.answer, ex.answers) for item, ex in pairs]
-        found[f"eval/{world.name}/score"] = sum(scores) / len(scores)
-        found[f"eval/{world.name}/f1"] = sum(token_f1(item.answer, ex.answers) for item, ex in pairs) / len(pairs)
-        found[f"eval/{world.name}/turns"] = sum(item.turns for item in runs) / len(runs)
-        found[f"eval/{world.name}/retrievals"] = sum(len(item.retrievals) for item in runs) / len(runs)
-    return found
-
-
-def greedy_runs(session: Session, world: World) -> list[Trajectory]:
-    """Return greedy runs of the held-out questions, unrecorded."""
-    graph = world.graph.with_recorder(adapters=session.players.adapters())
-    options = {**run_options(session.config, 0), "record": "off", "temperature": 0.0}
-    questions = [{graph.recorder.input: example.question, "id": example.id} for example in world.dev]
-    return collect(graph, questions, policy=session.players.shared, in_flight=session.config.in_flight, **options)
-
-
-def run_credit(buffer: RolloutBuffer, rollout: Rollout, credits: Sequence[Credit]) -> dict[str, RunCredit]:
-    """Return reward and credit of each run, for the trace view."""
-    values, _ = returns_of(buffer)
-    by_call: dict[tuple[int, str], float] = {
-        (row.trajectory, row.call.id): float(values[place, 0]) for place, row in enumerate(buffer.rows)
-    }
-    found = {}
-    for index, (item, credit, reward) in enumerate(zip(buffer.trajectories, credits, rollout.team, strict=True)):
-        calls = {
-            call: {
-                "format": reward.format[call],
-                "value": by_call[index, call],
-                "return": credit.returns[call],
-                "advantage": credit.total[call],
-            }
-            for call in credit.returns
-        }
-        parts = {name: getattr(reward, name) for name in ("total", "score", "turn_cost", "retrieval_cost")}
-        found[item.run] = RunCredit(parts, calls)
-    return found
-
-
-def _progress(done: int, first: int, total: int, metrics: dict[str, float], clock: Clock) -> None:
-    spent = time.monotonic() - clock.begun
-    left = spent / max(1, done - first) * (total - done) / 60
-    shown = ("rollout/reward", "rollout/score", "update/kl", "update/entropy", "update/clip_fraction")
-    numbers = "  ".join(f"{name.split('/')[1]} {metrics[name]:.3f}" for name in shown if name in metrics)
-    _log.info("%d/%d  %s  %.1f min, %.0f min left", done, total, numbers, spent / 60, left)
 
 
 @contextmanager

@@ -117,7 +117,12 @@ class PPOConfig:
     minibatches: int = 4
     """Optimiser steps of one pass."""
     token_budget: int = 4096
-    """Most tokens of one forward and backward pass, padding included; a minibatch accumulates as many as it needs."""
+    """Most tokens of one forward and backward pass, padding included. This is gradient accumulation: a minibatch adds
+    up the gradients of as many passes as it needs before its one optimiser step, so a smaller budget saves memory and
+    changes nothing else."""
+    gradient_checkpointing: bool = False
+    """Keep only what enters each trained layer and compute the layer again going backward: the same gradients, less
+    memory, about a third more time."""
     clip: float = 0.2
     """ε of the clipped ratio."""
     value_clip: float | None = 0.5
@@ -165,6 +170,8 @@ class PPOConfig:
     """Dev questions of each set, answered greedily."""
     eval_data: str | None = None
     """Held-out questions for `data`; none = every tenth question of `data` is held out."""
+    interference_rows: int = 32
+    """Role interference: calls of each role whose policy gradients are compared at each evaluation; 0 = never."""
     traces: int = 20
     """Executions of an iteration shown in MLflow's trace view."""
     on_alarm: str = "stop"
@@ -235,6 +242,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 1), "warmup": (0, _HUGE), "critic_warmup": (0, _HUGE), "max_depth": (0, 2),
     "max_turns": (1, 64), "max_retrievals": (0, 64), "max_versions": (0, _HUGE), "max_drift": (0, _HUGE),
     "parity_mean": (0, _HUGE), "parity_total": (0, _HUGE), "eval_every": (0, _HUGE), "traces": (0, _HUGE),
+    "interference_rows": (0, _HUGE),
     "alarm_entropy": (0, 1), "alarm_topology": (0, 1), "alarm_gap": (0, _HUGE), "max_rollbacks": (0, _HUGE),
     "seed": (0, 2**31), "threads": (1, 4096),
 }  # fmt: skip

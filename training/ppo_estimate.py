@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
+from training.clock import peak_memory
+from training.packing import units
 from training.rollout import gather, prepare
 from training.session import Session
 from training.update import fill, start_critic
@@ -37,23 +36,17 @@ def estimate(session: Session) -> str:
         session.optimiser.update(buffer, 0, 0.0)
         ended = time.perf_counter()
     share = config.questions / few
-    tokens = int(buffer.lengths.sum())
+    tokens = int(units([row.call for row in buffer.rows])[1].sum())
     minutes = (ended - started) * share * config.iterations / 60
     lines = [
         f"questions: {len(world.train)} to train on in {world.name}, {len(world.dev)} held out",
         f"one iteration: {config.questions} questions x {config.runs} runs, about {len(buffer) * share:.0f} calls, "
-        f"{tokens * share:,.0f} tokens ({int(buffer.counts.sum()) * share:,.0f} sampled by who is trained)",
+        f"{tokens * share:,.0f} tokens with equal prompts counted once "
+        f"({int(buffer.counts.sum()) * share:,.0f} sampled by who is trained)",
         f"collecting {(collected - started) * share:.0f} s, checks and update {(ended - collected) * share:.0f} s",
         f"trained parameters: {sum(p.numel() for p in session.optimiser.policy):,}",
-        f"peak memory so far: {_peak():.1f} GiB",
+        f"peak memory so far: {peak_memory():.1f} GiB",
         f"{config.iterations} iterations: about {minutes:.0f} minutes, evaluations not counted "
         f"(measured on {few} questions)",
     ]
     return "\n".join(lines)
-
-
-def _peak() -> float:
-    """Return the most memory used so far, in GiB."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from agents.errors import ConfigError
+from agents.call import Policy
+from agents.errors import ConfigError, LedgerError
 from evaluation.dataset import Example
 from graphs.collection import Timing, collect
 from graphs.ledger import LedgerWriter, is_sealed, read_ledger
@@ -30,6 +31,24 @@ from training.ppo_config import PPOConfig
 from training.reward import TrajectoryReward, rewards
 from training.scoring import Scored
 from training.screening import limits_of, screen
+
+_FAILED = "`jade show RUN --ledger …` says why they failed; mend that and run the same command again"
+REMEDIES: Mapping[str, str] = {
+    **dict.fromkeys(FAILED, _FAILED),
+    "unmatched": "give the gold answers of these questions with --answers FILE",
+    "other-text": "they were recorded under another base, tokenizer, prompt set or JADE version: load that one, or "
+    "record them again under this one",
+}
+"""Main reason why nothing is left of a batch → what to do."""
+
+
+class Amount(Protocol):
+    """The part of a configuration that says how much is recorded."""
+
+    runs: int
+    """Executions of each question."""
+    in_flight: int
+    """Most executions at once."""
 
 
 @dataclass(frozen=True)
@@ -101,28 +120,75 @@ def gather(
     """Return the executions of an iteration: from its sealed segment if there is one, else collected now.
 
     Raises:
-        LedgerError: The segment cannot be written or sealed.
-        Exception: The first run's error, when every run failed.
+        LedgerError: The segment cannot be written or sealed, or every run failed.
     """
     file = segment_file(Path(config.output), iteration)
     if not is_sealed(file):
-        file.unlink(missing_ok=True)
-        writer = LedgerWriter(file.parent, file.stem)
         examples = questions_of(world.train, visit, config.questions, config.seed)
         graph = world.graph.with_recorder(adapters=players.adapters())
+        options = run_options(config, seed_of(config.seed, iteration))
+        record(graph, players.shared, examples, file, config, timing=timing, on_done=on_done, **options)
+    return sorted(read_ledger(file), key=lambda run: run.run)
+
+
+def record(
+    graph: RecordedGraph,
+    policy: Policy,
+    examples: Sequence[Example],
+    file: Path,
+    amount: Amount,
+    *,
+    timing: Timing | None = None,
+    on_done: Callable[[Trajectory], None] | None = None,
+    **options: Any,
+) -> None:
+    """Run a graph on questions and seal what was recorded as one ledger file; what an earlier try left is replaced.
+
+    Args:
+        graph: A recorded graph with its adapters.
+        policy: Who plays.
+        examples: The questions.
+        file: The segment.
+        amount: Runs of each question, and most runs at once.
+        timing: Filled with where the wall time went.
+        on_done: Called with each trajectory as its run ends.
+        **options: Of each run.
+
+    Raises:
+        ConfigError: An impossible option or question; nothing has run then.
+        LedgerError: The file cannot be written or sealed, or every run failed.
+    """
+    file.unlink(missing_ok=True)
+    writer, ended = LedgerWriter(file.parent, file.stem), 0
+
+    def note(run: Trajectory) -> None:
+        nonlocal ended
+        ended += 1
+        if on_done is not None:
+            on_done(run)
+
+    questions = [{graph.recorder.input: example.question, "id": example.id} for example in examples]
+    try:
         collect(
             graph,
-            [{graph.recorder.input: example.question, "id": example.id} for example in examples],
-            policy=players.shared,
+            questions,
+            policy=policy,
             ledger=writer,
-            in_flight=config.in_flight,
-            runs=config.runs,
+            in_flight=amount.in_flight,
+            runs=amount.runs,
             timing=timing,
-            on_done=on_done,
-            **run_options(config, seed_of(config.seed, iteration)),
+            on_done=note,
+            **options,
         )
-        writer.seal()
-    return sorted(read_ledger(file), key=lambda run: run.run)
+    except Exception as error:
+        if ended < len(questions) * amount.runs:
+            raise  # refused, not failed
+        raise LedgerError(
+            f"all {ended} runs of {len(questions)} questions failed, the first with {type(error).__name__}: {error}. "
+            f"`jade show --ledger {file}` shows the last one; mend that and run the same command again: nothing else "
+            "was changed"
+        ) from error
+    writer.seal()
 
 
 def run_options(config: PPOConfig, seed: int) -> dict[str, Any]:
@@ -189,17 +255,21 @@ def prepare(
     )
     dropped = Dropped.of(unmatched) + found.dropped
     if not found.buffer.trajectories:
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
-        raise ConfigError(
-            f"none of {len(runs)} recorded runs can be trained on: {counts}. Nothing was changed; record with "
-            "record='train' under the adapter that PPO starts from, or give the missing gold answers"
-        )
+        where = config.ledger or segment_file(Path(config.output), 0).parent
+        raise ConfigError(_nothing_left(dropped, len(runs), str(where)))
     prices = {"alpha": config.alpha, "beta": config.beta, "penalty": config.format_penalty}
     paid = {run.run: rewards(run, score, **prices) for run in known if (score := scores.get(run.run)) is not None}
     if config.permute_rewards:
         paid = permuted(known, paid, config.seed + version)
     metrics = {**found.metrics, **{f"rollout/dropped/{name}": float(n) for name, n in dropped.counts.items()}}
     return Rollout(runs, paid, found.buffer, found.scored, dropped, metrics)
+
+
+def _nothing_left(dropped: Dropped, size: int, ledger: str) -> str:
+    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
+    main = max(dropped.counts, key=lambda reason: dropped.counts[reason], default="")
+    remedy = REMEDIES.get(main, "record with record='train' under the adapter that PPO starts from")
+    return f"none of {size} recorded runs can be trained on: {counts} (ledger {ledger}). Nothing was changed; {remedy}"
 
 
 def permuted(

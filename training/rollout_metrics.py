@@ -8,15 +8,18 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agents.call import Call
-from agents.workflow import BY_TEXT
+from agents.workflow import BY_TEXT, Topology
 from evaluation.metrics import normalize_squad
-from graphs.trajectory import Trajectory
-from training.buffer import RolloutBuffer
+from graphs.trajectory import FAILED, Trajectory
+from training.buffer import Floats, RolloutBuffer
+from training.losses import explained_variance
 from training.reward import TrajectoryReward
 from training.update import returns_of
 
@@ -24,6 +27,8 @@ DECLINED = frozenset(
     {"", "unknown", "i dont know", "dont know", "none", "not known", "no answer", "unanswerable", "not mentioned"}
 )
 """Normalised answers that decline to answer."""
+PARTS = {"reward": "total", "score": "score", "turn_cost": "turn_cost", "retrieval_cost": "retrieval_cost"}
+"""Tracked name of each part of a run's reward → attribute of `TrajectoryReward`."""
 
 
 def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, TrajectoryReward]) -> dict[str, float]:
@@ -36,6 +41,7 @@ def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, Trajectory
     if not runs:
         return {}
     scored = [run for run in runs if run.run in rewards]
+    answered = [run for run in runs if run.outcome not in FAILED]
     found = {"rollout/trajectories": float(len(runs)), **_rewards([rewards[run.run] for run in scored])}
     found |= {
         "rollout/turns": _mean(run.turns for run in runs),
@@ -44,25 +50,37 @@ def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, Trajectory
         "rollout/prompt_tokens": _mean(sum(len(call.prompt_ids) for call in run.calls) for run in runs),
         "rollout/generated_tokens": _mean(sum(len(call.response_ids) for call in run.calls) for run in runs),
         "rollout/budget_hit": _mean(run.budget_hit for run in runs),
-        "rollout/dont_know": _mean(normalize_squad(run.answer) in DECLINED for run in runs),
-        "rollout/copy": _mean(_copied(run) for run in runs),
+        "rollout/dropped_documents": _mean(sum(call.dropped_documents for call in run.calls) for run in runs),
+        "rollout/dont_know": _mean(normalize_squad(run.answer) in DECLINED for run in answered),
+        "rollout/copy": _mean(_copied(run) for run in answered),
     }
     outcomes = Counter(run.outcome for run in runs)
     found |= {f"rollout/outcome/{name}": count / len(runs) for name, count in outcomes.items()}
     return found | _by_role(runs, rewards) | _workflows(runs)
 
 
+def ledger_metrics(runs: Sequence[Trajectory], segment: Path | None) -> dict[str, float]:
+    """Count what one iteration recorded, or replayed.
+
+    Args:
+        runs: All executions of the batch.
+        segment: The file that holds exactly these; None = they come from elsewhere.
+    """
+    calls = sum(len(run.calls) for run in runs)
+    found = {"ledger/runs": float(len(runs)), "ledger/calls": float(calls), "ledger/tokens": float(tokens_of(runs))}
+    return found if segment is None else {**found, "ledger/bytes": float(segment.stat().st_size)}
+
+
+def tokens_of(runs: Sequence[Trajectory]) -> int:
+    """Return the prompt and response tokens of all calls."""
+    return sum(len(call.prompt_ids) + len(call.response_ids) for run in runs for call in run.calls)
+
+
 def _rewards(parts: Sequence[TrajectoryReward]) -> dict[str, float]:
     if not parts:
         return {}
-    totals = [part.total for part in parts]
-    return {
-        "rollout/reward": _mean(totals),
-        "rollout/reward_std": float(np.std(totals)),
-        "rollout/score": _mean(part.score for part in parts),
-        "rollout/turn_cost": _mean(part.turn_cost for part in parts),
-        "rollout/retrieval_cost": _mean(part.retrieval_cost for part in parts),
-    }
+    found = {f"rollout/{name}": _mean(getattr(part, attribute) for part in parts) for name, attribute in PARTS.items()}
+    return {**found, "rollout/reward_std": float(np.std([part.total for part in parts]))}
 
 
 def _by_role(runs: Sequence[Trajectory], rewards: Mapping[str, TrajectoryReward]) -> dict[str, float]:
@@ -79,8 +97,9 @@ def _by_role(runs: Sequence[Trajectory], rewards: Mapping[str, TrajectoryReward]
         paid = [(rewards[run.run], call) for run, call in mine if run.run in rewards]
         if paid:
             found[f"rollout/format/{role}"] = _mean(reward.format[call.id] for reward, call in paid)
-            spoke = {run.run: rewards[run.run].total for run, _ in mine if run.run in rewards}
-            found[f"rollout/reward/{role}"] = _mean(spoke.values())
+            spoke = {run.run: rewards[run.run] for run, _ in mine if run.run in rewards}
+            for name, attribute in PARTS.items():
+                found[f"rollout/{name}/{role}"] = _mean(getattr(part, attribute) for part in spoke.values())
     selections = [call for _, call in calls.get("document_selector", ()) if call.format_error is None]
     if selections:
         found["rollout/empty_selection"] = _mean(not call.value for call in selections)
@@ -93,7 +112,8 @@ def _workflows(runs: Sequence[Trajectory]) -> dict[str, float]:
     if not planned:
         return {}
     roots = Counter(str(tree.get("plan")) for tree in planned)
-    shapes: Counter[str] = Counter()
+    ours = any(plan in BY_TEXT for plan in roots)
+    shapes = Counter({topology.value: 0 for topology in Topology} if ours else {})  # 0 of a share is news too
     for plan, count in roots.items():
         shapes[BY_TEXT[plan].topology.value if plan in BY_TEXT else "other"] += count
     nodes = Counter(plan for tree in planned for plan in _plans(tree))
@@ -131,8 +151,6 @@ def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float]) -> dict[str, 
         buffer: Filled but not whitened.
         scores: Of each trajectory.
     """
-    from training.losses import explained_variance
-
     assert buffer.advantages is not None and buffer.old is not None
     values, returns = returns_of(buffer)
     found: dict[str, float] = {}
@@ -145,7 +163,7 @@ def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float]) -> dict[str, 
         found[f"update/value/{role}"] = float(values[mine, 0].mean())
     found["update/rows"] = float(buffer.trained.sum())
     found["update/tokens"] = float(buffer.counts.sum())
-    found |= _explained(explained_variance, values, returns)
+    found |= _explained(buffer, values, returns)
     good = [
         part[np.array(row.call.mask, dtype=bool)]
         for part, row in zip(buffer.old, buffer.rows, strict=True)
@@ -157,14 +175,14 @@ def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float]) -> dict[str, 
     return found
 
 
-def _explained(measure: Any, values: Any, returns: Any) -> dict[str, float]:
-    import torch
-
+def _explained(buffer: RolloutBuffer, values: Floats, returns: Floats) -> dict[str, float]:
+    """Return explained variances: of both outputs over all calls, and of the team output by role; none undefined."""
     names = ("update/explained_variance", "update/explained_variance_format")
-    found = {
-        name: measure(torch.from_numpy(values[:, i].copy()), torch.from_numpy(returns[:, i].copy()))
-        for i, name in enumerate(names)
-    }
+    cases = {name: (values[:, i], returns[:, i]) for i, name in enumerate(names)}
+    for index, role in enumerate(buffer.roles):
+        mine = buffer.role_ids == index
+        cases[f"update/explained_variance/{role}"] = values[mine, 0], returns[mine, 0]
+    found = {name: explained_variance(*(torch.tensor(part) for part in pair)) for name, pair in cases.items()}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 

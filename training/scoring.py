@@ -14,7 +14,8 @@ import torch
 
 from training.adapter import TRAINED
 from training.buffer import Floats, RolloutBuffer
-from training.minibatch import collate, minibatches
+from training.minibatch import collate
+from training.packing import shared_minibatches
 from training.players import Players
 
 
@@ -32,15 +33,19 @@ class Scored:
     """(T,) V at each response token, for `broadcast`."""
 
 
-def parts(buffer: RolloutBuffer, count: int, token_budget: int, seed: tuple[int, ...]) -> list[list[list[int]]]:
+def parts(
+    buffer: RolloutBuffer, count: int, token_budget: int, seed: tuple[int, ...], *, share: bool = True
+) -> list[list[list[int]]]:
     """Plan `count` minibatches of micro-batches in which trained and frozen rows stand apart.
 
-    The trained rows of each minibatch come first. See `training.minibatch.minibatches`.
+    The trained rows of each minibatch come first; rows of one prompt stay together, and the prompt counts once
+    (unless `share` is off). See `training.packing.shared_minibatches`.
     """
     plans = []
     for place, wanted in enumerate((True, False)):
         rows = np.flatnonzero(buffer.trained == wanted)
-        plan = minibatches(buffer.lengths[rows], count, token_budget, (*seed, place))
+        calls = [buffer.rows[row].call for row in rows]
+        plan = shared_minibatches(calls, count, token_budget, (*seed, place), share)
         plans.append([[[int(rows[i]) for i in batch] for batch in minibatch] for minibatch in plan])
     return [[*trained, *frozen] for trained, frozen in zip(*plans, strict=True)]
 
@@ -59,7 +64,7 @@ def score_buffer(players: Players, buffer: RolloutBuffer, token_budget: int, *, 
     values = np.zeros((len(buffer), 2), dtype=np.float32)
     players.learner.forget()
     with torch.no_grad():
-        for rows in _once(buffer, token_budget):
+        for rows in _once(buffer, token_budget, players.learner.shares):
             batch = collate(buffer, rows, pad_id=0, device=players.learner.device)
             calls = [buffer.rows[row].call for row in rows]
             trained = buffer.rows[rows[0]].trained
@@ -77,6 +82,6 @@ def score_buffer(players: Players, buffer: RolloutBuffer, token_budget: int, *, 
     return Scored(current, ref, values, each if tokens else None)
 
 
-def _once(buffer: RolloutBuffer, token_budget: int) -> Iterator[list[int]]:
-    for minibatch in parts(buffer, 1, token_budget, (0,)):
+def _once(buffer: RolloutBuffer, token_budget: int, share: bool) -> Iterator[list[int]]:
+    for minibatch in parts(buffer, 1, token_budget, (0,), share=share):
         yield from minibatch

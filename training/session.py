@@ -6,7 +6,6 @@ Where the run stands is one number of iterations; data position, seeds and sched
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from agents.model import SharedModel
 from agents.roster import ROLES
 from training.adapter import START, TRAINED, save_adapter
 from training.buffer import PLANNER
-from training.checkpoint import LATEST, State, find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from training.checkpoint import State, find_checkpoint, load_checkpoint, read_state, save_checkpoint, writing
 from training.gold import Gold
 from training.players import Players, make_players
 from training.policies import PolicyStore
@@ -60,11 +59,16 @@ class Session:
         save_checkpoint(self.output, self.players, self.optimiser, self.store.path(self.state.version), self.state)
 
     def advance(self) -> None:
-        """Give the trained adapter its next version, and keep it in the policy store."""
+        """Give the trained adapter its next version, and keep it in the policy store.
+
+        Raises:
+            SetupError: The disk is full; the last checkpoint is untouched.
+        """
         self.state.version += 1
         self.card = replace(self.card, version=self.state.version)
         self.players.shared.version = str(self.state.version)
-        self.state.policy = self.store.add(self.players.shared, self.state.version, self.card)
+        with writing(self.store.path(self.state.version), self.output):
+            self.state.policy = self.store.add(self.players.shared, self.state.version, self.card)
 
     def name_roles(self, roles: Iterable[str]) -> None:
         """Add roles that were seen to learn to the adapter's card: a graph of one's own has its own."""
@@ -78,15 +82,20 @@ class Session:
             ConfigError: The checkpoint is damaged.
         """
         iteration, rollbacks = self.state.iteration, self.state.rollbacks
-        self.state = load_checkpoint(self.output / LATEST, self.players, self.optimiser)
+        self.state = load_checkpoint(find_checkpoint(self.output) or self.output, self.players, self.optimiser)
         self.state.iteration, self.state.rollbacks = iteration + 1, rollbacks + 1
         self.state.factor /= 2
         self.card = replace(self.card, version=self.state.version)
 
     def ship(self) -> Path:
-        """Write the trained adapter, in half precision, as `<output>/adapter`, and return that folder."""
+        """Write the trained adapter, in half precision, as `<output>/adapter`, and return that folder.
+
+        Raises:
+            SetupError: The disk is full; the last checkpoint is untouched.
+        """
         folder = self.output / "adapter"
-        save_adapter(self.players.shared, TRAINED, folder, self.card, half=True)
+        with writing(folder, self.output):
+            save_adapter(self.players.shared, TRAINED, folder, self.card, half=True)
         return folder
 
 
@@ -127,15 +136,16 @@ def begin(
     if found is None:
         session.state.start_policy, session.state.config = start, asdict(config)
         shared.version = str(card.version)
-        session.state.policy = store.add(shared, card.version, card)
+        with writing(store.path(card.version), session.output):
+            session.state.policy = store.add(shared, card.version, card)
         session.save()
     else:
         session.state = load_checkpoint(found, players, optimiser)
         if session.state.start_policy != start:
             raise ConfigError(f"{found} began with another start adapter than {config.adapter}; put that one back")
         session.card = replace(card, version=session.state.version)
-        if not store.path(session.state.version).is_dir():
-            shutil.copytree(found / "adapter", store.path(session.state.version))
+        with writing(store.path(session.state.version), session.output):
+            store.restore(session.state.version, found / "adapter")
         _log.info("going on from %s: iteration %d", found, session.state.iteration)
     if players.start == START:
         store.known_as(start, START)

@@ -1,166 +1,42 @@
 """Warm start: supervised fine-tuning of all roles on one adapter, from rows derived from data.
 
     python -m training.sft --output runs/sft --minutes 20
+    python -m training.sft --adapter runs/sft/adapter --ledger runs/collected --derived false --output runs/best
 
-The loss is the negative log-likelihood of the response tokens alone, weighted per role; validity per role and F1
-are measured before and after on questions that were not trained on. The paper has no warm start for its 7B
-model; a small one needs it to hit the roles' formats at all.
+A second source is rejection sampling: the best recorded run of each question of a ledger. The loss is the negative
+log-likelihood of the response tokens alone, weighted per role; validity per role and F1 are measured before and after
+on questions that were not trained on. The paper has no warm start for its 7B model; a small one needs it to hit the
+roles' formats at all.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
+from safetensors import SafetensorError
 
-from agents.adapters import AdapterInfo
+from agents.adapters import AdapterInfo, read_adapter
 from agents.call import Call
-from agents.errors import ConfigError, JadeError
+from agents.errors import JadeError, SetupError
 from agents.model import SharedModel
-from agents.role import Prompts
+from agents.passage import Retriever
 from agents.roster import ROLES, prompts_digest
-from evaluation.tracking import TrackedRun, track
-from graphs.acting import fit
-from graphs.trajectory import Trajectory
+from evaluation.config import read_config
+from evaluation.tracking import track
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
-from training.buffer import RolloutBuffer
-from training.config import read_config
 from training.learner import Learner
-from training.minibatch import collate, minibatches
 from training.probe import probe
+from training.rejection import Rule, best_runs, ledger_gold, supervised
 from training.rows import Row
-from training.schedule import rate
 from training.sft_config import SFTConfig
-from training.warmstart import bundled_sets, summary, warmstart_rows
+from training.supervised import PROMPTS, Warmup, supervised_buffer, supervised_calls
+from training.warmstart import WarmStart, bundled_sets, dev_questions, summary, warmstart_rows
 
 _log = logging.getLogger("jade.sft")
-
-
-PROMPTS = Prompts("bare")
-"""A trained model speaks under the bare prompts: they are shorter, and it knows the formats."""
-
-
-def supervised_calls(rows: Sequence[Row], shared: SharedModel) -> list[Call]:
-    """Render rows as calls whose response is the target, token by token as sampling would end it.
-
-    Roles with a stop tag end with it; the others end with the end-of-sequence token. Rows whose target exceeds
-    the role's token budget are left out.
-    """
-    calls = []
-    for index, row in enumerate(rows):
-        role = ROLES[row.role]
-        prompt, _, dropped = fit(role, row.inputs, PROMPTS, shared, role.max_new_tokens)
-        ids = list(shared.tokenizer(row.target_text, add_special_tokens=False)["input_ids"])
-        if role.stop is None:
-            ids.append(shared.end_token)
-        if len(ids) > role.max_new_tokens:
-            continue
-        calls.append(
-            Call(
-                id=str(index),
-                role=row.role,
-                path=row.role,
-                parents=(),
-                prompt_ids=prompt.ids,
-                response_ids=tuple(ids),
-                logprobs=(0.0,) * len(ids),
-                mask=(1,) * len(ids),
-                temperature=1.0,
-                greedy=False,
-                text=row.target_text,
-                value=None,
-                format_error=None,
-                truncated=False,
-                dropped_documents=dropped,
-            )
-        )
-    return calls
-
-
-def supervised_buffer(calls: Sequence[Call], role_weights: dict[str, float]) -> RolloutBuffer:
-    """Put calls into a buffer, one trajectory each, with weights that sum to 1 over the buffer.
-
-    Raises:
-        ConfigError: There are no calls.
-    """
-    if not calls:
-        raise ConfigError("no supervised rows are left; lower held_out, or raise per_role and questions_per_set")
-    runs = [Trajectory(run=f"{i}", question="", answer="", outcome="ok", calls=(call,)) for i, call in enumerate(calls)]
-    buffer = RolloutBuffer.of(runs).weighed("trajectory")
-    assert buffer.weights is not None
-    scale = [role_weights.get(row.call.role, 1.0) for row in buffer.rows]
-    weights = buffer.weights * scale
-    total = float((weights * buffer.counts).sum())
-    return buffer.reweighed(weights / total)
-
-
-class Warmup:
-    """One supervised fine-tuning run over a buffer."""
-
-    def __init__(self, config: SFTConfig, learner: Learner, buffer: RolloutBuffer) -> None:
-        """Make the optimiser over the adapter's fp32 parameters."""
-        self.config, self.learner, self.buffer = config, learner, buffer
-        self.parameters = learner.parameters(TRAINED)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
-        self.per_epoch = max(1, -(-len(buffer) // config.rows_per_step))
-        self.total = max(1, round(config.epochs * self.per_epoch))
-        self.step = 0
-        self.tokens = 0
-
-    def run(self, tracked: TrackedRun) -> None:
-        """Train for the configured epochs, or until the minutes are over."""
-        started = time.monotonic()
-        epoch = 0
-        while self.step < self.total:
-            plan = minibatches(self.buffer.lengths, self.per_epoch, self.config.token_budget, (self.config.seed, epoch))
-            order = torch.randperm(
-                len(plan), generator=torch.Generator().manual_seed(self.config.seed + epoch)
-            ).tolist()
-            for index in order:
-                if self.step >= self.total:
-                    return
-                spent = (time.monotonic() - started) / 60
-                done = self.step / self.total
-                if self.config.minutes is not None:
-                    done = max(done, spent / self.config.minutes)
-                if done >= 1:
-                    return
-                loss = self._step(plan[index], done)
-                if self.step % 10 == 0 or self.step == 1:
-                    speed = self.tokens / (time.monotonic() - started)
-                    _log.info("step %d/%d loss %.3f %.0f tok/s %.1f min", self.step, self.total, loss, speed, spent)
-                    tracked.log_metrics({"sft/loss": loss, "sft/tokens_per_second": speed}, self.step)
-            epoch += 1
-
-    def _step(self, batches: Sequence[Sequence[int]], done: float) -> float:
-        """Take one optimiser step; return the mean loss in nats a token weight."""
-        factor = min(1.0, (self.step + 1) / max(1, self.config.warmup)) * rate(
-            round(done * 10_000), 10_000, shape="cosine"
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * factor
-        assert self.buffer.weights is not None
-        mine = [row for part in batches for row in part]
-        mass = float((self.buffer.weights[mine] * self.buffer.counts[mine]).sum())
-        total = 0.0
-        for rows in batches:
-            batch = collate(self.buffer, rows, pad_id=0, device=self.learner.device)
-            calls = [self.buffer.rows[row].call for row in rows]
-            scores = self.learner.score(batch, calls, TRAINED)
-            assert batch.weights is not None
-            loss = -(scores.logprobs * batch.weights).sum() / mass
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-            self.tokens += int(batch.attention_mask.sum())
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return total
 
 
 def split_rows(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]]:
@@ -174,26 +50,89 @@ def split_rows(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]
     return train, held
 
 
-def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
-    """Run the whole warm start and return the adapter's folder (None for a dry run).
+def derived_rows(config: SFTConfig) -> WarmStart:
+    """Return the rows derived from the bundled sets; none where the configuration wants the ledger alone.
 
     Raises:
-        ConfigError, RetrieverError, SetupError: As named in their messages, before any training.
+        ConfigError, RetrieverError: As named in their messages.
     """
+    if not config.derived:
+        return WarmStart(())
     from agents.retriever import open_retriever
 
-    def open_set(name: str) -> object:
+    def open_set(name: str) -> Retriever:
         return open_retriever(config.index or name, k=config.top_k)
 
-    sets = bundled_sets(open_set, config.datasets)  # type: ignore[arg-type]
-    warm = warmstart_rows(
-        sets,
+    return warmstart_rows(
+        bundled_sets(open_set, config.datasets, config.plan_sets),
         per_role=config.per_role,
+        role_rows=config.role_rows,
         questions_per_set=config.questions_per_set,
         top_k=config.top_k,
         seed=config.seed,
     )
-    rows, held = split_rows(warm.rows, config.held_out)
+
+
+def recorded_calls(config: SFTConfig, shared: SharedModel) -> tuple[list[Call], str]:
+    """Return the calls of the best recorded run of each question, and a text about them.
+
+    Raises:
+        ConfigError: Answers or score cannot be used, or nothing in the ledger can be learned from.
+        LedgerError: No ledger at the path.
+    """
+    if config.ledger is None:
+        return [], ""
+    ledger = Path(config.ledger).expanduser()
+    gold = ledger_gold(ledger, config.answers, [*config.datasets, *config.plan_sets], config.score)
+    rule = Rule(config.best_of, config.min_score, config.cost_turns, config.cost_retrievals)
+    best = best_runs(ledger, gold, rule, text=shared.identity["text"], dev=dev_questions())
+    return list(supervised(best.runs, shared.end_token)), best.summary()
+
+
+def start(config: SFTConfig, shared: SharedModel) -> AdapterInfo:
+    """Put the adapter to be trained on the model, fresh or from a folder, and return its card.
+
+    Raises:
+        ConfigError: The folder's adapter belongs to another base or text, or none can be made.
+    """
+    text = shared.identity["text"]
+    if config.adapter is None:
+        shape = LoraShape(config.rank, config.alpha, config.first_layer, tuple(config.targets))
+        create_adapter(shared, shape, config.seed)
+        return AdapterInfo(text, shared.name, shared.weights, PROMPTS.style)
+    folder = Path(config.adapter).expanduser()
+    before = read_adapter(folder, base_weights=shared.weights, text=text)
+    shared.add_adapter(TRAINED, folder, trainable=True)
+    return replace(before, base=shared.name)
+
+
+def with_roles(card: AdapterInfo, roles: Iterable[str]) -> AdapterInfo:
+    """Add roles to a card, JADE's own ones first."""
+    every = {*card.roles, *roles}
+    return replace(card, roles=(*(role for role in ROLES if role in every), *sorted(every - set(ROLES))))
+
+
+def keep(shared: SharedModel, folder: Path, card: AdapterInfo) -> Path:
+    """Write the adapter, in half precision, and return its folder.
+
+    Raises:
+        SetupError: The disk is full or read-only; what stood there before still does.
+    """
+    try:
+        save_adapter(shared, TRAINED, folder, card, half=True)
+    except (OSError, SafetensorError) as error:
+        raise SetupError(
+            f"{folder} cannot be written ({error}); free the disk and run the same command again"
+        ) from None
+    return folder
+
+
+def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
+    """Run the whole warm start and return the adapter's folder (None for a dry run).
+
+    Raises:
+        ConfigError, LedgerError, RetrieverError, SetupError: As named in their messages, before any training.
+    """
     shared = SharedModel.load(
         config.model,
         dtype=config.dtype,
@@ -201,41 +140,32 @@ def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
         threads=config.threads,
         text_digest=prompts_digest(PROMPTS),
     )
-    calls = supervised_calls(rows, shared)
-    buffer = supervised_buffer(calls, config.role_weights)
-    _log.info("%s\n%d rows, %d tokens", summary(warm.rows), len(buffer), int(buffer.lengths.sum()))
+    card = start(config, shared)
+    recorded, about = recorded_calls(config, shared)
+    warm = derived_rows(config)
+    rows, held = split_rows(warm.rows, config.held_out)
+    buffer = supervised_buffer([*supervised_calls(rows, shared), *recorded], config.role_weights)
+    sources = "\n\n".join(part for part in (summary(warm.rows) if warm.rows else "", about) if part)
+    _log.info("%s\n%d rows, %d tokens", sources, len(buffer), int(buffer.lengths.sum()))
     if dry_run:
         return None
-    shape = LoraShape(config.rank, config.alpha, config.first_layer, tuple(config.targets))
-    create_adapter(shared, shape, config.seed)
+    card = with_roles(card, [*(row.role for row in rows), *(call.role for call in recorded)])
     learner = Learner(shared, first_adapted_layer(shared, [TRAINED]))
     with track(config.experiment, Path(config.output).name, params=config.__dict__) as tracked:
-        tracked.log_text(summary(warm.rows), "rows.md")
+        tracked.log_text(sources, "rows.md")
         asked = (config.eval_sets, config.eval_sample, config.index, config.top_k)
-        before = probe(shared, None, held, PROMPTS, *asked)
+        before = probe(shared, None if config.adapter is None else TRAINED, held, PROMPTS, *asked)
         tracked.log_metrics(before.metrics(), 0)
         warmup = Warmup(config, learner, buffer)
         warmup.run(tracked)
         shared.refresh(TRAINED)
+        folder = keep(shared, Path(config.output) / "adapter", card)
         after = probe(shared, TRAINED, held, PROMPTS, *asked)
         tracked.log_metrics(after.metrics(), warmup.step)
         _log.info("before\n%s\nafter\n%s", before.table(), after.table())
-        folder = Path(config.output) / "adapter"
-        save_adapter(shared, TRAINED, folder, card(shared, config), half=True)
         tracked.log_text(f"before\n\n{before.table()}\n\nafter\n\n{after.table()}\n", "validity.md")
         tracked.log_artifact_folder(folder, "adapter")
     return folder
-
-
-def card(shared: SharedModel, config: SFTConfig) -> AdapterInfo:
-    """Return the adapter's card: what it answers to."""
-    return AdapterInfo(
-        text=shared.identity["text"],
-        base=shared.name,
-        base_weights=shared.weights,
-        prompts=PROMPTS.style,
-        roles=tuple(ROLES),
-    )
 
 
 def main() -> int:

@@ -17,18 +17,43 @@ class SFTConfig:
     """Folder of the trained adapter; "<output>/adapter" is what `load_graph(adapter=…)` takes."""
     model: str | None = None
     """Base model: a folder or hub id; none = the embedded one."""
+    adapter: str | None = None
+    """Adapter folder to go on from, trained under the bare prompts; none = a fresh adapter."""
+    # --- rows derived from data
+    derived: bool = True
+    """Learn from rows derived from the bundled sets; false leaves the ledger alone to learn from."""
     datasets: list[str] = field(default_factory=lambda: ["nq", "hotpotqa", "musique"])
     """Bundled sets whose train questions are searched for; each needs its index (`jade index --dataset`)."""
+    plan_sets: list[str] = field(default_factory=lambda: ["2wikimultihopqa"])
+    """Bundled sets that give plans and decompositions only: nothing is searched for, so they need no index."""
     index: str | None = None
     """One collection to search for all sets, such as "starter"; none = each set's own index."""
     per_role: int = 600
     """Most rows a role."""
+    role_rows: dict[str, int] = field(default_factory=dict)
+    """Most rows by role name, where it shall differ from `per_role`."""
     questions_per_set: int = 600
     """Most questions of a set that are searched for."""
     held_out: int = 24
     """Rows a role that are kept from training, for validity per role."""
     top_k: int = 5
     """Passages a search; the graph that uses the adapter should use the same."""
+    # --- rejection sampling: the best recorded run of each question
+    ledger: str | None = None
+    """Ledger file or folder of recorded runs (`python -m training.collect`); none = no rejection sampling."""
+    answers: str | None = None
+    """File with gold answers for `ledger`, joined by question id, else by question; none = the sets' train files."""
+    score: str | None = None
+    """Your own score as module:function (answer, golds) → number; none = token F1, exact match for yes/no golds."""
+    best_of: int | None = None
+    """Runs of a question that compete, the first ones in the ledger; none = all."""
+    min_score: float = 0.5
+    """Least score of a run that is learned from."""
+    cost_turns: float = 0.0
+    """α: price of three or more extra turns when runs of a question compete."""
+    cost_retrievals: float = 0.0
+    """β: price of three or more retrievals when runs of a question compete."""
+    # --- adapter and update
     rank: int = 16
     """LoRA rank."""
     alpha: int = 32
@@ -73,6 +98,18 @@ class SFTConfig:
         for name in ("per_role", "rank", "alpha", "rows_per_step", "token_budget", "lr", "epochs", "top_k"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}; must be above 0")
-        unknown = [role for role in self.role_weights if role not in ROLES]
-        if unknown:
-            raise ConfigError(f"role_weights names unknown roles {unknown}; allowed: {', '.join(ROLES)}")
+        for name in ("role_weights", "role_rows"):
+            unknown = [role for role in getattr(self, name) if role not in ROLES]
+            if unknown:
+                raise ConfigError(f"{name} names unknown roles {unknown}; allowed: {', '.join(ROLES)}")
+        self._check_ledger()
+        both = sorted(set(self.datasets) & set(self.plan_sets))
+        if both:
+            raise ConfigError(f"plan_sets repeats {both} of datasets; name each set once")
+
+    def _check_ledger(self) -> None:
+        if self.best_of is not None and self.best_of < 1:
+            raise ConfigError(f"best_of={self.best_of}; must be at least 1, or none for all recorded runs")
+        if self.ledger is None and (self.answers is not None or not self.derived):
+            given = "derived=false" if self.answers is None else "answers"
+            raise ConfigError(f"{given} needs a ledger; give --ledger L, recorded by `python -m training.collect`")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.errors import ConfigError
+from training.recompute import Around, Recomputed
 
 
 class Trunk:
@@ -46,24 +47,47 @@ class Trunk:
         self._layers = layers
         self._head: Any = whole.get_output_embeddings()
 
-    def below(self, input_ids: Tensor) -> Tensor:
-        """Return (B, L, H) hidden states that enter layer L0, without gradient, of (B, L) right-padded tokens."""
-        with torch.no_grad(), self._only(self._layers[: self.first], norm=False):
-            return self._run(input_ids=input_ids)
+    def below(self, input_ids: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Return (B, L, H) hidden states that enter layer L0, without gradient, of (B, L) right-padded tokens.
 
-    def above(self, hidden: Tensor) -> Tensor:
-        """Return (B, L, H) normalised last hidden states of what `below` returned, with gradient where enabled."""
-        with self._only(self._layers[self.first :], norm=True):
-            return self._run(inputs_embeds=hidden)
+        Args:
+            input_ids: (B, L).
+            positions: (B, L); None = from 0 on.
+            mask: (B, 1, L, L) bool, True = sees; None = causal, which right padding leaves right.
+        """
+        with torch.no_grad(), self._only(self._layers[: self.first], norm=False):
+            return self._run(input_ids=input_ids, position_ids=positions, attention_mask=mask)
+
+    def above(
+        self,
+        hidden: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        recompute: Around | None = None,
+    ) -> Tensor:
+        """Return (B, L, H) normalised last hidden states of what `below` returned, with gradient where enabled.
+
+        Args:
+            hidden: (B, L, H).
+            positions: As in `below`.
+            mask: As in `below`.
+            recompute: Gradient checkpointing; makes the context that layers are computed again in. None = off.
+        """
+        layers = self._layers[self.first :]
+        if recompute is not None and torch.is_grad_enabled():
+            layers = nn.ModuleList(Recomputed(layer, recompute) for layer in layers)
+        with self._only(layers, norm=True):
+            return self._run(inputs_embeds=hidden, position_ids=positions, attention_mask=mask)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (..., V) scores of (..., H) last hidden states."""
         scores: Tensor = self._head(hidden)
         return scores
 
-    def _run(self, **inputs: Tensor) -> Tensor:
-        """Run the decoder as it stands; right padding needs no mask, since attention is causal."""
-        states: Tensor = self._decoder(use_cache=False, **inputs).last_hidden_state
+    def _run(self, **inputs: Tensor | None) -> Tensor:
+        """Run the decoder as it stands."""
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        states: Tensor = self._decoder(use_cache=False, **given).last_hidden_state
         return states
 
     @contextmanager

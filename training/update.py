@@ -145,6 +145,7 @@ class Optimiser:
     def __init__(self, players: Players, config: PPOConfig) -> None:
         """Make the fp32 optimiser; adapter and critic are separate groups."""
         self.players, self.config = players, config
+        players.learner.checkpointing = config.gradient_checkpointing
         self.policy = players.policy_parameters()
         self.critic = players.critic_parameters()
         groups = [{"params": self.policy, "lr": config.lr}, {"params": self.critic, "lr": config.critic_lr}]
@@ -162,10 +163,11 @@ class Optimiser:
         config = self.config
         self.adam.param_groups[0]["lr"] = config.lr * factor
         tally, outcome, done = Tally(buffer.roles, config.clip), Outcome(), 0
+        share = self.players.learner.shares
         for epoch in range(config.epochs):
             tally.start_epoch()
             seed = (config.seed, iteration, epoch)
-            for batches in parts(buffer, config.minibatches, config.token_budget, seed):
+            for batches in parts(buffer, config.minibatches, config.token_budget, seed, share=share):
                 if not self._step(buffer, batches, tally, outcome, critic_only):
                     return self._close(outcome, tally, done)
             done += 1
@@ -174,11 +176,21 @@ class Optimiser:
     def _close(self, outcome: Outcome, tally: Tally, epochs: int) -> Outcome:
         self.adam.zero_grad(set_to_none=True)
         self.players.learner.forget()
-        outcome.metrics |= tally.metrics()
+        outcome.metrics |= self._with_total(tally.metrics())
         outcome.metrics["update/epochs"] = float(epochs)
         outcome.metrics["update/learning_rate"] = float(self.adam.param_groups[0]["lr"])
         outcome.metrics["update/critic_learning_rate"] = float(self.adam.param_groups[1]["lr"])
         return outcome
+
+    def _with_total(self, found: dict[str, float]) -> dict[str, float]:
+        """Add the total loss of the last epoch, put together from its parts."""
+        config = self.config
+        values = found["update/value_loss"] + found["update/format_value_loss"]
+        total = 0.0 if config.estimator == "loo" else config.value_coefficient * values
+        if "update/policy_loss" in found:
+            kl = config.kl * found["update/kl"] if config.kl_in == "loss" else 0.0
+            total += found["update/policy_loss"] + kl - config.entropy * found["update/entropy"]
+        return {**found, "update/total_loss": total}
 
     def _step(
         self,

@@ -63,8 +63,8 @@ class SearchSet:
     """Train questions of one corpus, and the retriever over it."""
 
     examples: Sequence[Example]
-    retriever: Callable[[], Retriever]
-    """Opened once, when its turn comes."""
+    retriever: Callable[[], Retriever] | None
+    """Opened once, when its turn comes; None = the questions give plans and decompositions only."""
     reading_only: bool = False
     """Questions that make sense only beside their passage (SQuAD): selector and generator alone use them."""
 
@@ -79,9 +79,11 @@ class WarmStart:
 
 
 def bundled_sets(
-    open_retriever: Callable[[str], Retriever], datasets: Sequence[str] = SEARCHED
+    open_retriever: Callable[[str], Retriever], datasets: Sequence[str] = SEARCHED, plan_sets: Sequence[str] = ()
 ) -> dict[str, SearchSet]:
     """Return the bundled train sets, each with the retriever that `open_retriever(dataset)` opens.
+
+    Those of `plan_sets` come without one.
 
     Raises:
         ConfigError: A dataset without a train part.
@@ -90,7 +92,8 @@ def bundled_sets(
     def opener(name: str) -> Callable[[], Retriever]:
         return lambda: open_retriever(name)
 
-    return {name: SearchSet(load_examples(name, "train"), opener(name), name == "squad") for name in datasets}
+    found = {name: SearchSet(load_examples(name, "train"), opener(name), name == "squad") for name in datasets}
+    return found | {name: SearchSet(load_examples(name, "train"), None) for name in plan_sets}
 
 
 def warmstart_rows(
@@ -98,6 +101,7 @@ def warmstart_rows(
     *,
     decompositions: Sequence[Example] | None = None,
     per_role: int = 600,
+    role_rows: Mapping[str, int] | None = None,
     questions_per_set: int = 900,
     top_k: int = 5,
     seed: int = 0,
@@ -109,6 +113,7 @@ def warmstart_rows(
         sets: Dataset name → train questions and retriever; see `bundled_sets`.
         decompositions: Further decompositions; the bundled ones by default.
         per_role: Most rows a role.
+        role_rows: Most rows of a role, where it differs.
         questions_per_set: Most questions and hops of a set that are searched for (two or three queries each).
         top_k: Passages a search, as in the graph that will be trained.
         seed: Key of every choice.
@@ -139,8 +144,9 @@ def warmstart_rows(
     rows = list(_usable([row for row in drafts if row.role in roles], dev, dropped))
     rows, repeated = distinct(shuffled(rows, seed))
     dropped["near-duplicate"] += repeated
+    most = dict.fromkeys(roles, per_role) | dict(role_rows or {})
     chosen = [
-        row for role in roles for row in balanced([row for row in rows if row.role == role], per_role, SHARES[role])
+        row for role in roles for row in balanced([row for row in rows if row.role == role], most[role], SHARES[role])
     ]
     return WarmStart(tuple(chosen), dict(dropped))
 
@@ -148,6 +154,8 @@ def warmstart_rows(
 def _reading(sets: Mapping[str, SearchSet], splits: Sequence[Split], most: int, top_k: int, seed: int) -> Iterator[Row]:
     """Yield the rows that need retrieval, one set after the other."""
     for name, part in sets.items():
+        if part.retriever is None:
+            continue
         own = [split for split in splits if split.dataset == name]
         items = _drawn(list(items_of(part.examples, own)), most, seed)
         found = search(items, part.retriever(), top_k)

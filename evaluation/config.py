@@ -115,10 +115,10 @@ def describe(kind: type[Any]) -> str:
     """Return help text: one line per field with its default and the docstring below it."""
     notes = _field_notes(kind)
     default = kind()
-    lines = [inspect.getdoc(kind) or "", "", "keys (--key value, or in the YAML file):"]
+    lines = [inspect.getdoc(kind) or "", "", "keys (--key value, or key: value in the YAML file):"]
     for item in fields(kind):
         note = textwrap.fill(notes.get(item.name, ""), 100, initial_indent="      ", subsequent_indent="      ")
-        lines.append(f"  {item.name} = {getattr(default, item.name)!r}\n{note}")
+        lines.append(f"  --{item.name} = {getattr(default, item.name)!r}\n{note}")
     return "\n".join(lines)
 
 

@@ -1,0 +1,153 @@
+"""Ask every system every question that has no record yet, tell how far it is, and join records with gold answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evaluation.bench import Bench
+from evaluation.dataset import Example
+from evaluation.planner import PlannerView, plan_probabilities
+from evaluation.readiness import Asked
+from evaluation.records import RecordStore, interrupted, record_of
+from evaluation.results import Block
+from evaluation.systems import System
+from graphs.trajectory import Trajectory
+
+_log = logging.getLogger("jade.evaluate")
+EVERY_SECONDS = 15.0
+"""Between two lines of progress."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one system still has to answer of one set with one seed."""
+
+    system: System
+    asked: Asked
+    digest: str
+    seed: int
+    examples: Sequence[Example]
+
+
+class Progress:
+    """How many runs are done, how fast they come, and when they will all be there."""
+
+    def __init__(self, total: int, known: int) -> None:
+        """Start the clock.
+
+        Args:
+            total: Runs to make.
+            known: Runs that earlier invocations made.
+        """
+        self.total, self.done = total, 0
+        self._began = self._told = time.monotonic()
+        if known:
+            _log.info("%d runs are in the records already; %d are left", known, total)
+
+    def step(self, task: Task) -> None:
+        """Count one run; tell now and then."""
+        self.done += 1
+        now = time.monotonic()
+        if self.done < self.total and now - self._told < EVERY_SECONDS:
+            return
+        self._told = now
+        rate = self.done / max(1e-9, now - self._began)
+        left = (self.total - self.done) / rate / 60
+        _log.info(
+            "%d/%d  %s on %s  %.1f questions/min  %.1f min left",
+            self.done, self.total, task.system.label, task.asked.name, rate * 60, left,
+        )  # fmt: skip
+
+
+def tasks_of(bench: Bench, store: RecordStore, systems: Sequence[System], sets: Sequence[Asked]) -> list[Task]:
+    """Return what has no record yet, set by set; finished tasks are there with no examples."""
+    config, tasks = bench.config, []
+    for asked in sets:
+        for system in systems:
+            digest = bench.digest(system, asked)
+            for seed in range(config.seed, config.seed + config.seeds):
+                left = [item for item in asked.examples if not _known(store, system, asked, digest, item, seed)]
+                tasks.append(Task(system, asked, digest, seed, left))
+    return tasks
+
+
+def _known(store: RecordStore, system: System, asked: Asked, digest: str, example: Example, seed: int) -> bool:
+    found = store.get(system.label, asked.name, digest, example.id, seed)
+    return found is not None and not found.failed and found.question == example.question
+
+
+def answer(bench: Bench, store: RecordStore, systems: Sequence[System], sets: Sequence[Asked]) -> list[Block]:
+    """Answer everything and return every system on every set.
+
+    Raises:
+        ConfigError: A record cannot be written, or an adapter does not fit.
+        KeyboardInterrupt: Asked to stop; what ended is in the records.
+    """
+    tasks = tasks_of(bench, store, systems, sets)
+    left = sum(len(task.examples) for task in tasks)
+    everything = sum(len(task.asked.examples) for task in tasks)
+    progress = Progress(left, everything - left)
+    for task in tasks:
+        if task.examples:
+            _run(bench, store, task, progress)
+    return _blocks(store, tasks)
+
+
+def _run(bench: Bench, store: RecordStore, task: Task, progress: Progress) -> None:
+    def keep(run: Trajectory) -> None:
+        if interrupted(run):
+            return
+        store.add(record_of(run, task.system.label, task.asked.name, task.digest))
+        progress.step(task)
+
+    try:
+        bench.ask(task.system, task.asked, task.examples, task.seed, keep)
+    except Exception as error:
+        finished = (
+            store.get(task.system.label, task.asked.name, task.digest, item.id, task.seed) for item in task.examples
+        )
+        if not all(finished):
+            raise  # no run's own failure: those are in the records
+        _log.warning("%s on %s: every run failed: %s", task.system.label, task.asked.name, error)
+
+
+def planner_views(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]) -> list[PlannerView]:
+    """Return the exact plan probabilities of every system whose planner decides, for the first questions of each set.
+
+    Raises:
+        ConfigError: An adapter does not fit.
+    """
+    config, views = bench.config, []
+    for system in systems:
+        if system.kind != "planned" or not config.plan_questions:
+            continue
+        named = bench.seat(system)
+        adapter = named.get("planner", named.get("*"))
+        for asked in sets:
+            examples = asked.examples[: config.plan_questions]
+            texts = [example.question for example in examples]
+            found = plan_probabilities(
+                bench.shared, adapter, system.prompts, texts, bench.options(system), config.temperature or 1.0
+            )
+            by_question = {example.id: row for example, row in zip(examples, found, strict=True)}
+            views.append(PlannerView(system.label, asked.name, by_question))
+    return views
+
+
+def _blocks(store: RecordStore, tasks: Sequence[Task]) -> list[Block]:
+    """Join the records with their questions; seeds of a question together."""
+    grouped: dict[tuple[str, str], list[Task]] = {}
+    for task in tasks:
+        grouped.setdefault((task.system.label, task.asked.name), []).append(task)
+    blocks = []
+    for (system, name), mine in grouped.items():
+        examples = mine[0].asked.examples
+        records = []
+        for example in examples:
+            found = [store.get(system, name, task.digest, example.id, task.seed) for task in mine]
+            records.append([record for record in found if record is not None])
+        blocks.append(Block(system, name, examples, records))
+    return blocks

@@ -1,0 +1,186 @@
+"""Where systems are asked: one loaded model, its adapters by name, and one graph a topology and set.
+
+Whoever speaks is switched, nothing is loaded twice, and every system searches the same retriever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agents.adapters import read_adapter
+from agents.batcher import TimedBatcher
+from agents.errors import ConfigError
+from agents.passage import Retriever
+from agents.role import Prompts
+from agents.roster import prompts_digest, role_digest
+from agents.solo import SOLO
+from evaluation.dataset import Example
+from evaluation.evaluate_config import EvalConfig
+from evaluation.readiness import Asked
+from evaluation.systems import System, load_object
+from graphs.collection import Timing, collect
+from graphs.jade import build_jade
+from graphs.ledger import LedgerWriter
+from graphs.reader import build_reader
+from graphs.recorded import RecordedGraph, trainable
+from graphs.solo import build_solo
+from graphs.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from agents.model import SharedModel
+
+
+class Bench:
+    """Asks any system any set; made once an evaluation."""
+
+    def __init__(self, shared: SharedModel, config: EvalConfig, retrievers: Mapping[str, Retriever]) -> None:
+        """Take the model and one retriever for each set's name."""
+        self.shared, self.config, self.retrievers = shared, config, retrievers
+        self._names: dict[Path, str] = {}
+        self._graphs: dict[tuple[str, str], Any] = {}
+        self._ledgers: dict[tuple[str, str], LedgerWriter] = {}
+
+    def seat(self, system: System) -> dict[str, str | None]:
+        """Let a system's adapters speak; return role name → adapter name.
+
+        Raises:
+            ConfigError: An adapter belongs to another base, or to other prompts than those in force.
+        """
+        named: dict[str, str | None] = {}
+        for role, folder in system.folders.items():
+            named[role] = None if folder is None else self._load(folder)
+        self.shared.text_digest = prompts_digest(system.prompts)
+        self.shared.adapter = named.get("*")
+        folder = system.folders.get("*")
+        self.shared.version = "0" if folder is None else str(read_adapter(folder).version)
+        return named
+
+    def _load(self, folder: Path) -> str:
+        path = folder.resolve()
+        if path not in self._names:
+            name = f"adapter-{len(self._names)}"
+            self.shared.add_adapter(name, path)
+            info = read_adapter(path, base_weights=self.shared.weights)
+            self.shared.text_digest = prompts_digest(Prompts("bare" if info.prompts == "bare" else "examples"))
+            read_adapter(path, text=self.shared.identity["text"])
+            self._names[path] = name
+        return self._names[path]
+
+    def graph(self, system: System, asked: Asked) -> RecordedGraph:
+        """Return the recorded graph of a system over a set's passages, with its adapters seated."""
+        adapters = self.seat(system)
+        key = (system.graph or system.kind.replace("forced", "planned"), asked.name)
+        if key not in self._graphs:
+            self._graphs[key] = self._build(system, asked)
+        found = self._graphs[key]
+        folder = Path(self.config.output).expanduser() / "ledger" / system.slug
+        ledger = self._ledgers.setdefault((system.slug, asked.name), LedgerWriter(folder, asked.name))
+        if isinstance(found, RecordedGraph):
+            return found.with_recorder(
+                batcher=TimedBatcher(self.shared), prompts=system.prompts, adapters=adapters, ledger=ledger
+            )
+        retriever = self.retrievers[asked.name]
+        return trainable(
+            found, policy=self.shared, prompts=system.prompts, adapters=adapters, retriever=retriever, ledger=ledger
+        )
+
+    def _build(self, system: System, asked: Asked) -> Any:
+        retriever, top_k = self.retrievers[asked.name], self.config.top_k
+        if system.graph is not None:
+            return own_graph(system.graph, retriever, top_k)
+        if system.kind == "oracle":
+            return build_reader()
+        if system.kind == "solo":
+            return build_solo(retriever, top_k=top_k)
+        return build_jade(retriever, max_depth=self.config.max_depth, top_k=top_k)
+
+    def options(self, system: System) -> dict[str, Any]:
+        """Return the per-call options of a system, all but the seed."""
+        decoding = self.config.decoding
+        if decoding == "auto":
+            decoding = "free" if system.trained else "constrained"
+        forced = {} if system.workflow is None else {"workflow": system.workflow}
+        return {**self.config.options(), "decoding": decoding, **forced}
+
+    def digest(self, system: System, asked: Asked) -> str:
+        """Return the hash of everything that could change this system's answers on this set."""
+        named = self.seat(system)
+        environment = self.retrievers[asked.name].identity.get("environment", "")
+        options = {key: value for key, value in self.options(system).items() if key != "record"}
+        parts = {
+            "kind": [system.kind, system.graph, _source(system)],
+            "speakers": {role: self.shared.policy_hash(name) for role, name in sorted(named.items())},
+            "text": self.shared.identity["text"],
+            "environment": environment,
+            "options": options,
+            "top_k": self.config.top_k,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def ask(
+        self,
+        system: System,
+        asked: Asked,
+        examples: Sequence[Example],
+        seed: int,
+        on_done: Callable[[Trajectory], None],
+        timing: Timing | None = None,
+    ) -> None:
+        """Run a system on some questions of a set; each run is handed on as it ends.
+
+        Raises:
+            Exception: The first run's error, when every run failed.
+        """
+        graph = self.graph(system, asked)
+        collect(
+            graph,
+            [self._input(graph, system, asked, example) for example in examples],
+            in_flight=self.config.in_flight,
+            on_done=on_done,
+            timing=timing,
+            seed=seed,
+            **self.options(system),
+        )
+
+    def _input(self, graph: RecordedGraph, system: System, asked: Asked, example: Example) -> dict[str, Any]:
+        given: dict[str, Any] = {graph.recorder.input: example.question, "id": example.id}
+        if system.kind == "oracle":
+            given["documents"] = [asked.gold[name] for name in example.supporting if name in asked.gold]
+        return given
+
+
+def _source(system: System) -> str:
+    """Return a digest of what the `text` hash does not cover: the solo role, or the code of one's own graph."""
+    if system.kind == "solo":
+        return role_digest(SOLO, system.prompts)
+    if system.graph is None:
+        return ""
+    file = getattr(importlib.import_module(system.graph.partition(":")[0]), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes() if file else b"").hexdigest()[:16]
+
+
+def own_graph(spec: str, retriever: Retriever, top_k: int) -> Any:
+    """Return the graph that "package.module:name" names: a compiled graph, or a function that makes one.
+
+    A function is given the set's `retriever` and `top_k` where it has parameters of these names.
+
+    Raises:
+        ConfigError: It cannot be imported, or is no graph.
+    """
+    found = load_object(spec)
+    if not hasattr(found, "invoke") and callable(found):
+        offered = {"retriever": retriever, "top_k": top_k}
+        takes = inspect.signature(found).parameters
+        try:
+            found = found(**{name: value for name, value in offered.items() if name in takes})
+        except TypeError as error:
+            raise ConfigError(f"graph {spec!r} wants other arguments than {', '.join(offered)}: {error}") from error
+    if not hasattr(found, "ainvoke"):
+        raise ConfigError(f"graph {spec!r} is {type(found).__name__}; name a compiled graph, or a function making one")
+    return found

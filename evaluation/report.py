@@ -1,0 +1,170 @@
+"""The numbers of an evaluation as one JSON-able mapping: means, comparisons, breakdowns, validity, failures.
+
+Failed questions score 0 and stay in every denominator. Metrics that cannot be known for a question (no gold passage,
+no citation) are averaged over the others, whose number stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evaluation.dataset import Example
+from evaluation.macro import macro_compare, macro_interval
+from evaluation.records import METRICS, Record
+from evaluation.results import Block, Floats
+from evaluation.statistics import Comparison, compare, holm, interval
+
+MACRO = "macro"
+"""The mean over sets, every set counting the same."""
+WITH_INTERVALS = ("score", "em", "f1", "cover_em", "f1_jade")
+COMPARED = ("f1", "em", "cover_em", "turns", "retrievals", "tokens")
+"""Metrics in which systems are compared with the baseline; each is one family for Holm's correction."""
+Table = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How intervals and p-values are drawn."""
+
+    level: float = 0.95
+    resamples: int = 10_000
+    seed: int = 0
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the arguments of the functions in `evaluation.statistics`."""
+        return asdict(self)
+
+
+def build_report(
+    blocks: Sequence[Block], baseline: str, sampling: Sampling, conditions: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return everything that is reported.
+
+    Args:
+        blocks: Every system on every set; each system on the same sets and questions.
+        baseline: The system that the others are compared with.
+        sampling: How intervals are drawn.
+        conditions: What the numbers were measured under.
+    """
+    systems = list(dict.fromkeys(block.system for block in blocks))
+    sets = list(dict.fromkeys(block.set for block in blocks))
+    grid = {(block.system, block.set): block for block in blocks}
+    return {
+        "conditions": dict(conditions),
+        "systems": systems,
+        "sets": sets,
+        "baseline": baseline,
+        "means": {system: _means([grid[system, name] for name in sets], sampling) for system in systems},
+        "comparisons": compare_systems(grid, systems, sets, baseline, sampling),
+        "hops": _breakdown(blocks, lambda record, example: str(example.hops)),
+        "types": _breakdown(blocks, lambda record, example: f"{example.dataset}: {example.type or '?'}"),
+        "plans": _breakdown(blocks, lambda record, example: record.plan or "(no plan)"),
+        "validity": _validity(blocks),
+        "failed": [_failure(record) for block in blocks for record in block.failed],
+    }
+
+
+def _means(blocks: Sequence[Block], sampling: Sampling) -> dict[str, dict[str, Any]]:
+    """Return set (and "macro") → metric → {"mean", "n"} and, for some, "low" and "high"."""
+    found: dict[str, dict[str, Any]] = {}
+    for block in blocks:
+        found[block.set] = {metric: _mean(block.values(metric), metric, sampling) for metric in METRICS}
+        found[block.set]["questions"], found[block.set]["failed"] = len(block.examples), len(block.failed)
+    found[MACRO] = {metric: _macro([block.values(metric) for block in blocks], metric, sampling) for metric in METRICS}
+    found[MACRO]["questions"] = sum(len(block.examples) for block in blocks)
+    found[MACRO]["failed"] = sum(len(block.failed) for block in blocks)
+    return found
+
+
+def _mean(values: Floats, metric: str, sampling: Sampling) -> dict[str, Any]:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return {"mean": None, "n": 0}
+    if metric in WITH_INTERVALS:
+        return asdict(interval(known, **sampling.keywords()))
+    return {"mean": float(known.mean()), "n": len(known)}
+
+
+def _macro(values: Sequence[Floats], metric: str, sampling: Sampling) -> dict[str, Any]:
+    known = [kept for scores in values if len(kept := scores[~np.isnan(scores)])]
+    if not known:
+        return {"mean": None, "n": 0}
+    if metric in WITH_INTERVALS:
+        return asdict(macro_interval(known, **sampling.keywords()))
+    return {"mean": float(np.mean([scores.mean() for scores in known])), "n": sum(map(len, known))}
+
+
+def compare_systems(
+    grid: Mapping[tuple[str, str], Block],
+    systems: Sequence[str],
+    sets: Sequence[str],
+    baseline: str,
+    sampling: Sampling,
+) -> Table:
+    """Compare every system with the baseline, on each set and in the macro mean.
+
+    Holm's correction runs over all comparisons of one metric that are shown together: all sets, and the macro means.
+    """
+    rows: Table = []
+    others = [system for system in systems if system != baseline]
+    for metric in COMPARED:
+        found: list[tuple[str, str, Comparison]] = []
+        for system in others:
+            mine = [grid[system, name].values(metric) for name in sets]
+            theirs = [grid[baseline, name].values(metric) for name in sets]
+            for name, a, b in zip(sets, mine, theirs, strict=True):
+                found.append((system, name, compare(a, b, **sampling.keywords())))
+            if len(sets) > 1:
+                found.append((system, MACRO, macro_compare(mine, theirs, **sampling.keywords())))
+        corrected = holm([comparison.p for _, _, comparison in found])
+        for (system, name, comparison), p in zip(found, corrected, strict=True):
+            full = replace(comparison, p_corrected=p)
+            rows.append({"system": system, "set": name, "metric": metric, **asdict(full), "sign": full.sign})
+    return rows
+
+
+def _breakdown(blocks: Sequence[Block], group: Callable[[Record, Example], str]) -> Table:
+    """Return EM and F1 of every group of runs, over all sets."""
+    cells: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    totals: dict[str, int] = {}
+    for block in blocks:
+        scores = zip(*(block.run_values(metric) for metric in ("em", "f1", "turns")), strict=True)
+        for (record, example), (em, f1, turns) in zip(block.runs, scores, strict=True):
+            cells.setdefault((block.system, group(record, example)), []).append((em, f1, turns))
+            totals[block.system] = totals.get(block.system, 0) + 1
+    rows: Table = []
+    for (system, name), values in sorted(cells.items(), key=lambda item: (list(totals).index(item[0][0]), item[0][1])):
+        em, f1, turns = np.array(values).mean(axis=0)
+        share = len(values) / totals[system]
+        rows.append(
+            {"system": system, "group": name, "n": len(values), "share": share, "em": em, "f1": f1, "turns": turns}
+        )
+    return [{key: float(v) if isinstance(v, np.floating) else v for key, v in row.items()} for row in rows]
+
+
+def _validity(blocks: Sequence[Block]) -> Table:
+    """Return valid and truncated responses of every role."""
+    counts: dict[tuple[str, str, str], dict[str, int]] = {}
+    for block in blocks:
+        for record, _ in block.runs:
+            for role, seen in record.roles.items():
+                cell = counts.setdefault((block.system, block.set, role), {"calls": 0, "valid": 0, "truncated": 0})
+                for key in cell:
+                    cell[key] += seen.get(key, 0)
+    return [{"system": system, "set": name, "role": role, **cell} for (system, name, role), cell in counts.items()]
+
+
+def _failure(record: Record) -> dict[str, Any]:
+    return {
+        "system": record.system,
+        "set": record.set,
+        "id": record.id,
+        "seed": record.seed,
+        "outcome": record.outcome,
+        "reason": record.error or "",
+        "question": record.question,
+    }

@@ -1,0 +1,187 @@
+"""An evaluation's report as Markdown: tables that a reader can check against report.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from evaluation.report import MACRO
+
+_LISTED = 50
+"""Failed questions that are listed one by one; report.json has all."""
+_VERDICT = {0: "not resolved", 1: "higher", -1: "lower"}
+_UNITS = {"turns": 2, "retrievals": 2, "tokens": 0}
+"""Metric that is no share → decimals."""
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """Return the whole report."""
+    parts = [
+        "# Evaluation",
+        _conditions(report),
+        *(_means(report, name) for name in _names(report)),
+        _comparisons(report),
+        _groups(report, "plans", "Chosen workflow", "All sets together; the plan of the question itself."),
+        _groups(report, "hops", "By hops of the question", "All sets together."),
+        _groups(report, "types", "By question type", ""),
+        _validity(report),
+        _planner(report),
+        _failed(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """Return what a terminal shows at the end: one line a system, and one for each comparison in F1."""
+    lines = []
+    for system in report["systems"]:
+        for name in _names(report):
+            means = report["means"][system][name]
+            costs = f"{number(means['turns'], 2)} turns, {number(means['tokens'], 0)} tokens, {means['failed']} failed"
+            lines.append(
+                f"{name:>16}  F1 {number(means['f1'], bare=False)}  EM {number(means['em'])}  {costs}  {system}"
+            )
+    for row in report["comparisons"]:
+        if row["metric"] == "f1":
+            span = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            sure = f"detectable {row['detectable']:.3f}, p {_p(row['p_corrected'])}: {_VERDICT[row['sign']]}"
+            lines.append(f"{row['set']:>16}  F1 {span}, {sure}  {row['system']} − {report['baseline']}")
+    return "\n".join(lines)
+
+
+def _names(report: Mapping[str, Any]) -> list[str]:
+    return [MACRO, *report["sets"]] if len(report["sets"]) > 1 else list(report["sets"])
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; bars inside cells are escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _conditions(report: Mapping[str, Any]) -> str:
+    lines = [
+        f"* {key}: {value}" for key, value in report["conditions"].items() if not isinstance(value, Mapping | list)
+    ]
+    for key, value in report["conditions"].items():
+        if isinstance(value, Mapping):
+            lines += [f"* {key} of {name}: {text}" for name, text in value.items()]
+    return "\n".join(lines)
+
+
+def number(cell: Mapping[str, Any], digits: int = 3, bare: bool = True) -> str:
+    """Return a mean, with its interval where it has one and `bare` is not asked for."""
+    if cell["mean"] is None:
+        return "–"
+    text = f"{cell['mean']:.{digits}f}"
+    return text if bare or "low" not in cell else f"{text} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+
+
+def _means(report: Mapping[str, Any], name: str) -> str:
+    k = report["conditions"].get("top_k", "k")
+    head = [
+        "system", "EM", "F1", "cover-EM", "EM′", "F1′", "cover-EM′", f"recall@{k}", "passage F1", "citation P",
+        "turns", "retrievals", "calls", "prompt tokens", "generated", "model s", "failed",
+    ]  # fmt: skip
+    rows = []
+    for system in report["systems"]:
+        means = report["means"][system][name]
+        cells = [number(means["em"]), number(means["f1"], bare=False)]
+        cells += [number(means[key]) for key in ("cover_em", "em_jade", "f1_jade", "cover_em_jade")]
+        cells += [number(means["recall"]), number(means["support_f1"]), _some(means["citation_precision"])]
+        cells += [number(means[key], 2) for key in ("turns", "retrievals", "calls")]
+        cells += [number(means[key], 0) for key in ("prompt_tokens", "generated_tokens")]
+        cells += [number(means["seconds"], 2), str(means["failed"])]
+        rows.append([f"`{system}`", *cells])
+    count = report["means"][report["systems"][0]][name]["questions"]
+    title = f"## Mean over {len(report['sets'])} sets" if name == MACRO else f"## {name}"
+    level = report["conditions"].get("level", 0.95)
+    note = (
+        f"{count} questions each. In brackets the {level:.0%} bootstrap interval; ′ = the JADE code's normaliser, "
+        "without it SQuAD's. Citation P is over the answers that cite (their number in brackets)."
+    )
+    return f"{title}\n\n{note}\n\n{table(head, rows)}"
+
+
+def _some(cell: Mapping[str, Any]) -> str:
+    return "–" if cell["mean"] is None else f"{cell['mean']:.3f} ({cell['n']})"
+
+
+def _comparisons(report: Mapping[str, Any]) -> str:
+    if not report["comparisons"]:
+        return ""
+    head = ["set", "metric", "system", "baseline", "difference", "p", "p (Holm)", "detectable", "verdict"]
+    head[4] = f"difference [{report['conditions'].get('level', 0.95):.0%}]"
+    rows = []
+    order = {name: place for place, name in enumerate(_names(report))}
+    for row in sorted(report["comparisons"], key=lambda row: order[row["set"]]):
+        digits = _UNITS.get(row["metric"], 3)
+        span = f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+        means = [f"`{row['system']}` {row['mean']:.{digits}f}", f"{row['baseline']:.{digits}f}"]
+        sure = [_p(row["p"]), _p(row["p_corrected"]), f"{row['detectable']:.{digits}f}", _VERDICT[row["sign"]]]
+        rows.append([row["set"], row["metric"], *means, span, *sure])
+    note = (
+        f"Paired by question against `{report['baseline']}`: bootstrap interval, permutation p, Holm's correction over "
+        "all rows of a metric, and the smallest difference that a sample like this one detects (80 % power). No sign "
+        "is claimed inside it."
+    )
+    return f"## Against the baseline\n\n{note}\n\n{table(head, rows)}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
+
+
+def _groups(report: Mapping[str, Any], key: str, title: str, note: str) -> str:
+    rows = [
+        [
+            *(f"`{row['system']}`", row["group"], str(row["n"]), f"{row['share']:.1%}"),
+            *(f"{row['em']:.3f}", f"{row['f1']:.3f}", f"{row['turns']:.2f}"),
+        ]
+        for row in report[key]
+    ]
+    body = table(["system", key.removesuffix("s"), "runs", "share", "EM", "F1", "turns"], rows)
+    return "\n\n".join(part for part in (f"## {title}", note, body) if part)
+
+
+def _validity(report: Mapping[str, Any]) -> str:
+    """Return valid responses by role, all sets together."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for row in report["validity"]:
+        cell = counts.setdefault((row["system"], row["role"]), [0, 0, 0])
+        for place, name in enumerate(("calls", "valid", "truncated")):
+            cell[place] += row[name]
+    rows = [
+        [f"`{system}`", role, str(calls), f"{valid / calls:.1%}", f"{truncated / calls:.1%}"]
+        for (system, role), (calls, valid, truncated) in counts.items()
+    ]
+    return f"## Valid responses by role\n\n{table(['system', 'role', 'calls', 'valid', 'truncated'], rows)}"
+
+
+def _planner(report: Mapping[str, Any]) -> str:
+    if not report.get("planner"):
+        return ""
+    plans = list(dict.fromkeys(plan for row in report["planner"] for plan in row["probabilities"]))
+    rows = [
+        [f"`{row['system']}`", row["set"], str(row["n"]), f"{row['entropy']:.3f}", f"{row['entropy_of_mean']:.3f}",
+         *(f"{row['probabilities'].get(plan, 0.0):.3f}" for plan in plans)]
+        for row in report["planner"]
+    ]  # fmt: skip
+    note = (
+        "Exact probabilities over the legal plans (teacher-forced, τ = 1, constrained to the grammar), averaged over "
+        "questions; entropies in nat: the mean over questions, and that of the averaged probabilities."
+    )
+    head = ["system", "set", "questions", "entropy", "of the mean", *plans]
+    return f"## The planner\n\n{note}\n\n{table(head, rows)}"
+
+
+def _failed(report: Mapping[str, Any]) -> str:
+    failed = report["failed"]
+    if not failed:
+        return "## Failed questions\n\nNone."
+    rows = [
+        [f"`{row['system']}`", row["set"], row["id"], row["outcome"], row["reason"][:200]] for row in failed[:_LISTED]
+    ]
+    more = f"\n\n… and {len(failed) - _LISTED} more in report.json." if len(failed) > _LISTED else ""
+    note = f"{len(failed)} runs have no answer. They score 0 above, and are asked again by the same command."
+    return f"## Failed questions\n\n{note}\n\n{table(['system', 'set', 'id', 'outcome', 'reason'], rows)}{more}"

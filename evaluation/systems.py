@@ -1,0 +1,161 @@
+"""What can be evaluated: a workflow (planned, forced, solo, oracle, or your graph) and the adapters that play it.
+
+    jade                        the planner decides, the shipped adapter (none: the untuned model)
+    R,AG@none                   a forced plan, untuned
+    jade@runs/ppo/adapter       one adapter for all roles: a folder, or the id of the MLflow run that logged it
+    jade@planner=runs/a;*=runs/b    adapters by role
+
+All systems of an evaluation share one base model; adapters are switched by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.adapters import adapter_folder, read_adapter, read_merged
+from agents.errors import ConfigError
+from agents.role import Prompts, PromptStyle
+from agents.roster import ROLES
+from agents.workflow import BY_TEXT, Budgets, check_forced, parse_forced
+from graphs.app import SHIPPED
+
+Kind = Literal["planned", "forced", "solo", "oracle", "own"]
+PLANNED, SOLO, ORACLE = "jade", "solo", "oracle"
+_NAMES = (PLANNED, SOLO, ORACLE, *BY_TEXT)
+UNTUNED = "none"
+
+
+@dataclass(frozen=True)
+class System:
+    """One thing to evaluate."""
+
+    label: str
+    """As the user wrote it; its name in records and reports."""
+    kind: Kind
+    workflow: str | None = None
+    """The forced plan."""
+    graph: str | None = None
+    """Your graph as "package.module:name"."""
+    folders: Mapping[str, Path | None] = field(default_factory=dict)
+    """Role name ("*": all not named) → adapter folder; None = the untuned model."""
+    prompts: Prompts = field(default_factory=Prompts)
+
+    base_trained: bool = False
+    """Whether the base model itself was trained (`jade export` wrote it)."""
+
+    @property
+    def trained(self) -> bool:
+        """Return whether every role is spoken by a trained model."""
+        return self.base_trained or (self.folders.get("*") is not None and None not in self.folders.values())
+
+    @property
+    def slug(self) -> str:
+        """Return the label as file and metric names can hold it."""
+        return slug_of(self.label)
+
+
+def slug_of(label: str) -> str:
+    """Return a label with everything but letters, digits and -_. as a dash."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in label)
+
+
+def read_systems(labels: Sequence[str], budgets: Budgets, model: str | None = None) -> list[System]:
+    """Read the systems of an evaluation.
+
+    Args:
+        labels: As in `EvalConfig.systems`.
+        budgets: What a forced plan must fit.
+        model: The base model; the shipped adapter belongs to None, the embedded one.
+
+    Raises:
+        ConfigError: An unknown name, an impossible plan, an adapter that cannot be used, or two labels whose file
+            names would be the same.
+    """
+    systems = [_read(label, budgets, model) for label in labels]
+    slugs: dict[str, str] = {}
+    for system in systems:
+        twin = slugs.setdefault(system.slug, system.label)
+        if twin != system.label:
+            raise ConfigError(f"systems {twin!r} and {system.label!r} would share the file name {system.slug!r}")
+    return systems
+
+
+def _read(label: str, budgets: Budgets, model: str | None) -> System:
+    name, at, adapters = (part.strip() for part in label.partition("@"))
+    if at and not adapters:
+        raise ConfigError(f"system {label!r}: after @ give an adapter folder, 'none', or role=folder pairs")
+    folders = _folders(label, adapters, model)
+    merged = None if model is None else read_merged(model)
+    prompts = _prompts(label, folders, "examples" if merged is None else merged.prompts)
+    speakers: dict[str, Any] = {"folders": folders, "prompts": prompts, "base_trained": merged is not None}
+    kinds: dict[str, Kind] = {PLANNED: "planned", SOLO: "solo", ORACLE: "oracle"}
+    if name in kinds:
+        return System(label, kinds[name], **speakers)
+    if ":" in name:
+        load_object(name)
+        return System(label, "own", graph=name, **speakers)
+    if not all(part.strip() in BY_TEXT for part in name.split("/")) and not {"/", ","} & set(name):
+        close = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(
+            f"there is no system {name!r}{hint}; allowed: {', '.join(_NAMES)}, plans with children such as "
+            "'QDS/R,AG', or your own graph as package.module:name; each may be followed by @ADAPTER"
+        )
+    check_forced(parse_forced(name), budgets)
+    return System(label, "forced", name, **speakers)
+
+
+def load_object(spec: str) -> Any:
+    """Return what "package.module:name" names.
+
+    Raises:
+        ConfigError: It cannot be imported.
+    """
+    module, _, name = spec.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"graph {spec!r} cannot be imported ({error}); run from its folder, or install it") from error
+
+
+def _folders(label: str, adapters: str, model: str | None) -> dict[str, Path | None]:
+    """Return role name → adapter folder."""
+    if not adapters:
+        return {"*": SHIPPED} if model is None and SHIPPED.is_dir() else {}
+    if "=" not in adapters:
+        return {"*": _folder(adapters)}
+    folders: dict[str, Path | None] = {}
+    for pair in adapters.split(";"):
+        role, equals, folder = (part.strip() for part in pair.partition("="))
+        if not equals or not folder or role not in (*ROLES, SOLO, "*"):
+            allowed = f"*, {', '.join(ROLES)}, {SOLO}"
+            raise ConfigError(f"system {label!r}: {pair!r} is no role=folder pair; roles: {allowed}")
+        folders[role] = _folder(folder)
+    return folders
+
+
+def _folder(text: str) -> Path | None:
+    return None if text == UNTUNED else adapter_folder(text)
+
+
+def _prompts(label: str, folders: Mapping[str, Path | None], base: str) -> Prompts:
+    """Return the prompt set: each role under the one that its adapter, or else the base, was trained with.
+
+    Raises:
+        ConfigError: A folder is no adapter, or was trained under an unknown set.
+    """
+    styles: dict[str, PromptStyle] = {}
+    for role, folder in {"*": None, **folders}.items():
+        named = base if folder is None else read_adapter(folder).prompts
+        if named not in ("bare", "examples"):
+            who = folder or "the model"
+            raise ConfigError(f"system {label!r}: {who} was trained under prompts {named!r}; allowed: bare, examples")
+        styles[role] = "bare" if named == "bare" else "examples"
+    style = styles["*"]
+    odd = [(name, ROLES[name]) for name in styles if name in ROLES and styles[name] != style]
+    return Prompts(style, tuple((name, Prompts(styles[name]).text(role)) for name, role in odd))

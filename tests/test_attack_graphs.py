@@ -1,0 +1,339 @@
+"""What an attacker tried on the graphs, each found broken once: questions, options, threads, records, async nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, StateGraph
+
+from agents.batcher import TimedBatcher
+from agents.embedder import HashEmbedder
+from agents.errors import ConfigError
+from agents.index import build_index
+from agents.lazy import LazyPolicy
+from agents.passage import Passage
+from agents.retriever import open_retriever
+from agents.role import Prompts
+from agents.roster import ROLES, role_digest
+from agents.tagged import tagged
+from graphs import act, collect, trainable
+from graphs.jade import build_jade
+from graphs.ledger import LedgerWriter, read_ledger
+from graphs.recorded import RecordedGraph
+from graphs.state import union
+from tests.scripted import PASSAGES, Recording, ScriptedPolicy, record, says
+from tests.toy_model import toy_model
+
+QUESTION = "Who is the mayor of Salzburg?"
+SCRIPT = says(
+    planner="R,AG",
+    answer_generator="Bernhard Auinger",
+    serial_decomposer="<q1>Where was Mozart born?</q1><q2>Who is the mayor of #1?</q2>",
+    answer_summariser="all in all",
+)
+THREAD: RunnableConfig = {"configurable": {"thread_id": "t"}}
+WRITER = tagged("writer", "Answer.", sees=["question"], tag="answer")
+
+
+class State(TypedDict, total=False):
+    question: str
+    answer: str
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Recording:
+    return record(build_jade, SCRIPT, tmp_path / "ledger")
+
+
+def one_node(node: Callable[..., Any], folder: Path, **extra: Any) -> RecordedGraph:
+    builder: Any = StateGraph(State)
+    builder.add_node("write", node)
+    builder.add_edge(START, "write")
+    builder.add_edge("write", END)
+    policy = extra.pop("policy", None) or ScriptedPolicy(lambda role, user: "<answer>x</answer>")
+    return trainable(builder.compile(), policy=policy, ledger=LedgerWriter(folder), **extra)
+
+
+def write(state: State, config: RunnableConfig) -> State:
+    return {"answer": act(WRITER, state, config)}
+
+
+# ---- questions
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ("Wer ist M\udcfcller?", "bytes that are not UTF-8"),
+        ("\u200b\u2060\ufeff", "not blank"),
+        ("\x00\x01", "not blank"),
+    ],
+)
+def test_text_that_no_tokenizer_takes_or_nobody_sees_is_refused(made: Recording, question: str, says: str) -> None:
+    for attempt in (lambda: made.graph.invoke(question), lambda: asyncio.run(made.graph.ainvoke(question))):
+        with pytest.raises(ConfigError, match=says):
+            attempt()
+    assert made.policy.asked == [] and made.trajectories == []
+
+
+def test_half_characters_from_elsewhere_do_not_reach_the_tokenizer(tmp_path: Path) -> None:
+    graph = one_node(write, tmp_path, input="id", policy=toy_model())  # so "question" is any field, and unchecked
+    graph.invoke({"question": "M\udcfcller"})
+    (run,) = read_ledger(tmp_path)
+    assert run.calls and run.outcome in ("ok", "truncated", "invalid")
+
+
+# ---- options
+
+
+def test_an_impossible_plan_is_refused_before_a_run_begins(made: Recording) -> None:
+    for options in (
+        {"workflow": "DS,AG"},
+        {"workflow": "QDS", "max_turns": 2},
+        {"workflow": "R,AG", "max_retrievals": 0},
+    ):
+        with pytest.raises(ConfigError, match="workflow="):
+            made.graph.invoke(QUESTION, **options)
+        with pytest.raises(ConfigError, match="workflow="):
+            collect(made.graph, [QUESTION], **options)
+    assert made.trajectories == []  # not a crashed run in the ledger
+
+
+def test_an_empty_workflow_is_planned_and_numbers_are_ids(made: Recording) -> None:
+    made.ask(QUESTION, workflow="", question_id=7)
+    assert made.policy.roles[0] == "planner" and made.trajectories[0].question_id == "7"
+
+
+@pytest.mark.parametrize("keys", ["answer", ["citations"]])
+def test_output_keys_cannot_empty_the_record(made: Recording, keys: Any) -> None:
+    with pytest.raises(ConfigError, match=r"output_keys.*record='off'"):
+        made.graph.invoke(QUESTION, output_keys=keys)
+    assert made.trajectories == []
+    assert made.graph.invoke(QUESTION, output_keys="answer", record="off") == "Bernhard Auinger"
+
+
+def test_an_output_that_the_graph_has_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no output 'anser' to be scored; it has question, answer"):
+        one_node(write, tmp_path, output="anser")
+
+
+# ---- threads of a checkpointer
+
+
+def test_a_second_question_on_a_thread_starts_anew(tmp_path: Path) -> None:
+    saver = InMemorySaver()
+    made = record(lambda retriever: build_jade(retriever).copy({"checkpointer": saver}), SCRIPT, tmp_path)
+    first = made.graph.invoke(QUESTION, THREAD, workflow="QDS/R,AG")
+    second = made.graph.invoke("Is Paris in France?", THREAD, workflow="AG")
+    assert first["calls"] == ["root/QDS", "root/0/AG", "root/1/AG", "root/AS"]
+    assert second["calls"] == ["root/AG"] == [call.id for call in made.trajectories[1].calls]
+    assert union(["a", "b"], ["b", "c"]) == ["a", "b", "c"] and union(["a"], []) == []
+
+
+def test_a_checkpointer_needs_a_thread_except_for_collections(tmp_path: Path) -> None:
+    saver = InMemorySaver()
+    made = record(lambda retriever: build_jade(retriever).copy({"checkpointer": saver}), SCRIPT, tmp_path)
+    with pytest.raises(ConfigError, match=r"has a checkpointer.*thread_id"):
+        made.graph.invoke(QUESTION)
+    assert [run.outcome for run in collect(made.graph, [QUESTION])] == ["ok"] and made.trajectories == []
+    named = made.graph.with_config(THREAD)
+    assert isinstance(named, RecordedGraph) and named.invoke(QUESTION)["answer"] == "Bernhard Auinger"
+
+
+@pytest.mark.parametrize("saver", [None, InMemorySaver()])
+def test_nothing_to_resume_is_a_message(saver: Any, tmp_path: Path) -> None:
+    made = record(lambda retriever: build_jade(retriever).copy({"checkpointer": saver}), SCRIPT, tmp_path)
+    with pytest.raises(ConfigError, match=r"resume.*give a question"):
+        made.graph.invoke(None, THREAD)
+    with pytest.raises(ConfigError, match=r"resume.*give a question"):
+        asyncio.run(made.graph.ainvoke(None, THREAD))
+
+
+def test_a_thread_without_a_checkpointer_writes_no_pauses(made: Recording, tmp_path: Path) -> None:
+    made.ask(QUESTION)
+    made.graph.invoke(QUESTION, THREAD)
+    (file,) = (tmp_path / "ledger").glob("*.jsonl")
+    assert [line.split('"')[3] for line in file.read_text().splitlines()] == ["open", "close"] * 2
+
+
+# ---- cancelled, blocked, poisoned
+
+
+def test_a_run_that_is_given_up_while_the_model_loads_is_closed(made: Recording) -> None:
+    loading, go = threading.Event(), threading.Event()
+
+    def load() -> ScriptedPolicy:
+        loading.set()
+        assert go.wait(10)
+        return made.policy
+
+    batcher = TimedBatcher(LazyPolicy(load))
+    graph = made.graph.with_recorder(batcher=batcher)
+
+    async def leave() -> None:
+        task = asyncio.create_task(graph.ainvoke(QUESTION))
+        await asyncio.to_thread(loading.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(leave())
+    deadline = time.monotonic() + 5
+    while not made.trajectories and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [run.outcome for run in made.trajectories] == ["crashed"] and batcher._runs == {}
+    assert graph.invoke(QUESTION)["answer"] == "Bernhard Auinger"
+
+
+def test_act_in_an_async_node_is_refused_while_collecting_instead_of_waiting_for_ever(tmp_path: Path) -> None:
+    async def node(state: State, config: RunnableConfig) -> State:
+        return write(state, config)
+
+    graph = one_node(node, tmp_path)
+    with pytest.raises(ConfigError, match=r"act\(\) blocks.*await aact\(\)"):
+        collect(graph, ["q"])
+    assert asyncio.run(graph.ainvoke("q"))["answer"] == "x"  # served runs have a thread that answers
+
+
+def test_one_bad_call_fails_alone_in_a_collection(tmp_path: Path) -> None:
+    def script(role: str, user: str) -> str:
+        if "bad" in user:
+            raise ConfigError("a constraint that does not compile")
+        return "<answer>x</answer>"
+
+    graph = one_node(write, tmp_path, policy=ScriptedPolicy(script))
+    runs = collect(graph, ["good", "bad", "fine", "well"])
+    assert [run.outcome for run in runs] == ["ok", "crashed", "ok", "ok"]
+    assert runs[1].error == "ConfigError: a constraint that does not compile"
+
+
+def test_loading_is_not_counted_as_the_graphs_time(made: Recording) -> None:
+    def load() -> ScriptedPolicy:
+        time.sleep(0.3)
+        return made.policy
+
+    made.graph.with_recorder(batcher=TimedBatcher(LazyPolicy(load))).invoke(QUESTION)
+    assert made.trajectories[0].seconds["total"] < 0.3
+
+
+# ---- records
+
+
+def test_the_record_says_what_roles_of_ones_own_stood_for(made: Recording, tmp_path: Path) -> None:
+    one_node(write, tmp_path / "own").invoke("q")
+    (run,) = read_ledger(tmp_path / "own")
+    assert run.identity["roles"] == {"writer": role_digest(WRITER, Prompts())}
+    made.ask(QUESTION)
+    assert "roles" not in made.trajectories[0].identity  # the text hash covers JADE's own
+
+
+def test_a_roles_digest_moves_with_all_that_it_is_told_and_may_answer() -> None:
+    plain: dict[str, Any] = {"name": "writer", "instruction": "Answer.", "sees": ["question"], "tag": "answer"}
+    changes: list[dict[str, Any]] = [
+        {}, {"name": "poet"}, {"instruction": "Reply."}, {"sees": ["question", "answer"]}, {"tag": "reply"},
+        {"choices": ["yes", "no"]}, {"max_words": 3}, {"max_new_tokens": 5}, {"examples": "Question: a\nb"},
+    ]  # fmt: skip
+    digests = {role_digest(tagged(**{**plain, **change}), Prompts()) for change in changes}
+    assert len(digests) == len(changes)
+    assert role_digest(tagged(**plain), Prompts()) in digests
+    replaced = Prompts("bare", (("writer", "Write."),))
+    assert role_digest(tagged(**plain), replaced) not in digests
+    assert len({role_digest(role, Prompts()) for role in ROLES.values()}) == len(ROLES)  # documents or not
+
+
+def test_a_resumed_run_keeps_the_digests_of_what_spoke_before(tmp_path: Path) -> None:
+    saver = InMemorySaver()
+    builder: Any = StateGraph(State)
+    builder.add_node("write", write)
+    builder.add_node("after", lambda state: {"answer": state["answer"] + "!"})
+    builder.add_edge(START, "write")
+    builder.add_edge("write", "after")
+    compiled = builder.compile(checkpointer=saver)
+
+    def fresh() -> RecordedGraph:
+        policy = ScriptedPolicy(lambda role, user: "<answer>x</answer>")
+        return trainable(compiled, policy=policy, ledger=LedgerWriter(tmp_path))
+
+    fresh().invoke("q", THREAD, interrupt_before=["after"])
+    assert fresh().invoke(None, THREAD)["answer"] == "x!"
+    (run,) = read_ledger(tmp_path)
+    assert run.identity["roles"] == {"writer": role_digest(WRITER, Prompts())} and len(run.calls) == 1
+
+
+def test_streamed_tokens_are_the_answer_even_where_it_holds_brackets(tmp_path: Path) -> None:
+    made = record(build_jade, says(planner="AG", answer_generator="x‹y›"), tmp_path)
+    chunks = list(made.graph.stream(QUESTION, stream_mode=["custom", "updates"]))
+    assert "".join(item["token"] for mode, item in chunks if mode == "custom") == "x<y>"
+    assert chunks[-1][1]["close"]["answer"] == "x<y>"
+
+
+# ---- many at once
+
+
+def test_threads_tasks_batches_and_loops_on_one_graph_give_what_one_after_the_other_gives(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for name, _, text in PASSAGES:
+        (tmp_path / "notes" / f"{name}.txt").write_text(text)
+    build_index(tmp_path / "notes", collection="notes", embedder=HashEmbedder(), folder=tmp_path / "index")
+    retriever = open_retriever("notes", embedder=HashEmbedder(), folder=tmp_path / "index", mode="hybrid")
+    questions = [f"Who is number {number}?" for number in range(6)]
+
+    def fresh() -> RecordedGraph:
+        graph = trainable(
+            build_jade(retriever), policy=toy_model(), retriever=retriever, ledger=LedgerWriter(tmp_path / "ledger")
+        )
+        options: Any = {"decoding": "constrained", "max_new_tokens": 12, "temperature": 1.0, "max_depth": 1}
+        return graph.with_recorder(defaults=graph.recorder.defaults.model_copy(update=options))
+
+    def essence(result: Any) -> Any:
+        return result["question"], result["answer"], str(result["workflow"]), result["calls"]
+
+    alone = fresh()
+    expected = {question: essence(alone.invoke(question)) for question in questions}
+    graph, found = fresh(), {}
+
+    def sync(part: list[str]) -> None:
+        found.update({question: essence(graph.invoke(question)) for question in part})
+
+    def loop(part: list[str]) -> None:
+        async def together() -> list[Any]:
+            return await asyncio.gather(*(graph.ainvoke(question) for question in part))
+
+        found.update({item["question"]: essence(item) for item in asyncio.run(together())})
+
+    workers = [
+        threading.Thread(target=work, args=(questions[start::3],)) for start, work in enumerate((sync, loop, loop))
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert found == expected
+    assert [essence(item) for item in fresh().batch(questions)] == list(expected.values())
+
+
+def test_an_index_that_is_updated_before_the_first_search_is_read_and_named_as_it_is_now(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("Mozart was born in Salzburg.")
+
+    def build() -> None:
+        build_index(tmp_path / "notes", collection="notes", embedder=HashEmbedder(), folder=tmp_path / "index")
+
+    build()
+    opened = open_retriever("notes", embedder=HashEmbedder(), folder=tmp_path / "index")
+    before = opened.identity["environment"]
+    (tmp_path / "notes" / "b.txt").write_text("K2 is 8611 m tall.")
+    build()
+    found: list[list[Passage]] = opened.search(["K2"], 2)
+    again = open_retriever("notes", embedder=HashEmbedder(), folder=tmp_path / "index")
+    assert {passage["id"] for passage in found[0]} == {"a.txt#0", "b.txt#0"}
+    assert opened.identity["environment"] == again.identity["environment"] != before

@@ -1,0 +1,70 @@
+"""How a system's label is read: workflow, adapters by role, and the prompts that each role then speaks under."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.errors import ConfigError
+from agents.role import Prompts
+from agents.roster import ROLES
+from evaluation.bench import Bench
+from evaluation.evaluate_config import EvalConfig
+from evaluation.systems import System, read_systems
+from graphs.options import Options
+from tests.ppo_toy import start_adapter
+from tests.toy_model import toy_model
+
+
+def read(label: str, **changes: object) -> System:
+    (system,) = read_systems([label], Options(), **changes)  # type: ignore[arg-type]
+    return system
+
+
+def decoding(system: System) -> str:
+    bench = Bench(toy_model(), EvalConfig(systems=[system.label]), {})
+    return str(bench.options(system)["decoding"])
+
+
+def test_labels_say_what_runs_and_who_speaks(tmp_path: Path) -> None:
+    folder = start_adapter(tmp_path / "a", 5)
+    assert (read("R,AG@none").kind, read("R,AG@none").workflow) == ("forced", "R,AG")
+    assert [read(f"{name}@none").kind for name in ("jade", "solo", "oracle")] == ["planned", "solo", "oracle"]
+    one = read(f" QDS/R,AG @ {folder} ")
+    assert one.workflow == "QDS/R,AG" and one.folders == {"*": folder} and one.prompts == Prompts("bare")
+    assert one.slug.startswith("-QDS-R-AG") and one.trained and decoding(one) == "free"
+    assert not read("jade@none").trained and decoding(read("jade@none")) == "constrained"
+    own = read("graphs.solo:build_solo@none")
+    assert own.kind == "own" and own.graph == "graphs.solo:build_solo"
+
+
+def test_each_role_keeps_the_prompts_that_it_was_trained_with(tmp_path: Path) -> None:
+    folder = start_adapter(tmp_path / "a", 5)
+    planner, rest = ROLES["planner"], ROLES["answer_generator"]
+    for label in (f"jade@planner={folder};*=none", f"jade@planner={folder}"):
+        mixed = read(label)
+        assert mixed.prompts.text(planner) == Prompts("bare").text(planner)
+        assert mixed.prompts.text(rest) == Prompts("examples").text(rest)
+        assert not mixed.trained and decoding(mixed) == "constrained"
+    turned = read(f"jade@planner=none;*={folder}")
+    assert turned.prompts.text(planner) == Prompts("examples").text(planner) != Prompts("bare").text(planner)
+    assert turned.prompts.text(rest) == Prompts("bare").text(rest) and not turned.trained
+    card = json.loads((folder / "jade.json").read_text())
+    (folder / "jade.json").write_text(json.dumps({**card, "prompts": "my-prompts"}))
+    with pytest.raises(ConfigError, match=r"my-prompts.*allowed: bare, examples"):
+        read(f"jade@{folder}")
+
+
+def test_an_exported_model_speaks_as_it_was_trained(tmp_path: Path) -> None:
+    card = {"base": "toy", "base_weights": "w", "adapter": "h", "prompts": "bare", "kind": "merged"}
+    (tmp_path / "jade.json").write_text(json.dumps(card))
+    system = read("jade@none", model=str(tmp_path))
+    assert system.trained and system.prompts == Prompts("bare")
+
+
+def test_labels_that_would_share_a_file_name_are_refused(tmp_path: Path) -> None:
+    one, two = start_adapter(tmp_path / "a" / "b", 5), start_adapter(tmp_path / "a-b", 5)
+    with pytest.raises(ConfigError, match="would share the file name"):
+        read_systems([f"jade@{one}", f"jade@{two}"], Options())

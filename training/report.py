@@ -1,0 +1,70 @@
+"""What a training run leaves in the tracking store beside its metrics: credit in traces, figures, ledger statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from agents.errors import LedgerError
+from evaluation.ledger_statistics import ledger_report
+from evaluation.plots import learning_curve, topology_shares
+from evaluation.traces import RunCredit
+from evaluation.tracking import TrackedRun
+from training.buffer import RolloutBuffer
+from training.credit import Credit
+from training.history import read_metrics
+from training.rollout import Rollout
+from training.update import returns_of
+
+
+def report_figures(output: Path, tracked: TrackedRun) -> None:
+    """Draw the learning curve and the topology shares of the iterations so far; they replace the figures before.
+
+    Args:
+        output: Folder of the training run, whose metrics are read.
+        tracked: Where the figures go, below plots/.
+    """
+    rows = read_metrics(output)
+    if not rows:
+        return
+    tracked.log_figure(learning_curve(rows), "plots/learning.png")
+    shares = topology_shares(rows)
+    if shares is not None:
+        tracked.log_figure(shares, "plots/topologies.png")
+
+
+def report_ledger(path: Path, tracked: TrackedRun) -> None:
+    """Store the statistics of a ledger as ledger.json; nothing where there is none.
+
+    Args:
+        path: Ledger file or folder.
+        tracked: Where the artifact goes.
+    """
+    try:
+        found = ledger_report(path)
+    except LedgerError:
+        return
+    tracked.log_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "ledger.json")
+
+
+def run_credit(buffer: RolloutBuffer, rollout: Rollout, credits: Sequence[Credit]) -> dict[str, RunCredit]:
+    """Return reward and credit of each run, for the trace view."""
+    values, _ = returns_of(buffer)
+    by_call: dict[tuple[int, str], float] = {
+        (row.trajectory, row.call.id): float(values[place, 0]) for place, row in enumerate(buffer.rows)
+    }
+    found = {}
+    for index, (item, credit, reward) in enumerate(zip(buffer.trajectories, credits, rollout.team, strict=True)):
+        calls = {
+            call: {
+                "format": reward.format[call],
+                "value": by_call[index, call],
+                "return": credit.returns[call],
+                "advantage": credit.total[call],
+            }
+            for call in credit.returns
+        }
+        parts = {name: getattr(reward, name) for name in ("total", "score", "turn_cost", "retrieval_cost")}
+        found[item.run] = RunCredit(parts, calls)
+    return found

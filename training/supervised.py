@@ -1,0 +1,149 @@
+"""Supervised rows as calls, and the loop that learns them: likelihood of the response tokens alone, by role weight."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from agents.call import Call
+from agents.errors import ConfigError
+from agents.model import SharedModel
+from agents.role import Prompts
+from agents.roster import ROLES
+from evaluation.tracking import TrackedRun
+from graphs.acting import fit
+from graphs.trajectory import Trajectory
+from training.adapter import TRAINED
+from training.buffer import RolloutBuffer
+from training.learner import Learner
+from training.minibatch import collate, minibatches
+from training.rows import Row
+from training.schedule import rate
+from training.sft_config import SFTConfig
+
+_log = logging.getLogger("jade.sft")
+
+PROMPTS = Prompts("bare")
+"""A trained model speaks under the bare prompts: they are shorter, and it knows the formats."""
+
+
+def supervised_calls(rows: Sequence[Row], shared: SharedModel) -> list[Call]:
+    """Render rows as calls whose response is the target, token by token as sampling would end it.
+
+    Roles with a stop tag end with it; the others end with the end-of-sequence token. Rows whose target exceeds
+    the role's token budget are left out.
+    """
+    calls = []
+    for index, row in enumerate(rows):
+        role = ROLES[row.role]
+        prompt, _, dropped = fit(role, row.inputs, PROMPTS, shared, role.max_new_tokens)
+        ids = list(shared.tokenizer(row.target_text, add_special_tokens=False)["input_ids"])
+        if role.stop is None:
+            ids.append(shared.end_token)
+        if len(ids) > role.max_new_tokens:
+            continue
+        calls.append(
+            Call(
+                id=str(index),
+                role=row.role,
+                path=row.role,
+                parents=(),
+                prompt_ids=prompt.ids,
+                response_ids=tuple(ids),
+                logprobs=(0.0,) * len(ids),
+                mask=(1,) * len(ids),
+                temperature=1.0,
+                greedy=False,
+                text=row.target_text,
+                value=None,
+                format_error=None,
+                truncated=False,
+                dropped_documents=dropped,
+            )
+        )
+    return calls
+
+
+def supervised_buffer(calls: Sequence[Call], role_weights: dict[str, float]) -> RolloutBuffer:
+    """Put calls into a buffer, one trajectory each, with weights that sum to 1 over the buffer.
+
+    Raises:
+        ConfigError: There are no calls.
+    """
+    if not calls:
+        raise ConfigError("no supervised rows are left; lower held_out, or raise per_role and questions_per_set")
+    runs = [Trajectory(run=f"{i}", question="", answer="", outcome="ok", calls=(call,)) for i, call in enumerate(calls)]
+    buffer = RolloutBuffer.of(runs).weighed("trajectory")
+    assert buffer.weights is not None
+    scale = [role_weights.get(row.call.role, 1.0) for row in buffer.rows]
+    weights = buffer.weights * scale
+    total = float((weights * buffer.counts).sum())
+    return buffer.reweighed(weights / total)
+
+
+class Warmup:
+    """One supervised fine-tuning run over a buffer."""
+
+    def __init__(self, config: SFTConfig, learner: Learner, buffer: RolloutBuffer) -> None:
+        """Make the optimiser over the adapter's fp32 parameters."""
+        self.config, self.learner, self.buffer = config, learner, buffer
+        self.parameters = learner.parameters(TRAINED)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
+        self.per_epoch = max(1, -(-len(buffer) // config.rows_per_step))
+        self.total = max(1, round(config.epochs * self.per_epoch))
+        self.step = 0
+        self.tokens = 0
+
+    def run(self, tracked: TrackedRun) -> None:
+        """Train for the configured epochs, or until the minutes are over."""
+        started = time.monotonic()
+        epoch = 0
+        while self.step < self.total:
+            plan = minibatches(self.buffer.lengths, self.per_epoch, self.config.token_budget, (self.config.seed, epoch))
+            order = torch.randperm(
+                len(plan), generator=torch.Generator().manual_seed(self.config.seed + epoch)
+            ).tolist()
+            for index in order:
+                if self.step >= self.total:
+                    return
+                spent = (time.monotonic() - started) / 60
+                done = self.step / self.total
+                if self.config.minutes is not None:
+                    done = max(done, spent / self.config.minutes)
+                if done >= 1:
+                    return
+                loss = self._step(plan[index], done)
+                if self.step % 10 == 0 or self.step == 1:
+                    speed = self.tokens / (time.monotonic() - started)
+                    _log.info("step %d/%d loss %.3f %.0f tok/s %.1f min", self.step, self.total, loss, speed, spent)
+                    tracked.log_metrics({"sft/loss": loss, "sft/tokens_per_second": speed}, self.step)
+            epoch += 1
+
+    def _step(self, batches: Sequence[Sequence[int]], done: float) -> float:
+        """Take one optimiser step; return the mean loss in nats a token weight."""
+        factor = min(1.0, (self.step + 1) / max(1, self.config.warmup)) * rate(
+            round(done * 10_000), 10_000, shape="cosine"
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor
+        assert self.buffer.weights is not None
+        mine = [row for part in batches for row in part]
+        mass = float((self.buffer.weights[mine] * self.buffer.counts[mine]).sum())
+        total = 0.0
+        for rows in batches:
+            batch = collate(self.buffer, rows, pad_id=0, device=self.learner.device)
+            calls = [self.buffer.rows[row].call for row in rows]
+            scores = self.learner.score(batch, calls, TRAINED)
+            assert batch.weights is not None
+            loss = -(scores.logprobs * batch.weights).sum() / mass
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            self.tokens += int(batch.attention_mask.sum())
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return total
