@@ -202,7 +202,7 @@ def test_own_graphs_are_evaluated_like_ours(tmp_path: Path) -> None:
     assert report["plans"][0]["group"] == "(no plan)"
     for spec, message in (
         ("no.such:graph", "cannot be imported"),
-        ("evaluation.metrics:read_golds", "wants other arguments"),
+        ("evaluation.metrics:read_golds@none", "wants other arguments"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(tmp_path, systems=[spec])

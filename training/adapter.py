@@ -6,6 +6,7 @@ hidden states are constants of a row (see `trunk`).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -120,6 +121,7 @@ def save_adapter(shared: SharedModel, name: str, folder: Path, info: AdapterInfo
     shared.adapter_set.save(name, fresh)
     if half:
         _halve(fresh / "adapter_model.safetensors")
+    _name_base(fresh / "adapter_config.json", info.base)
     write_adapter_info(fresh, info)
     for file in fresh.iterdir():
         _sync(file)
@@ -127,6 +129,12 @@ def save_adapter(shared: SharedModel, name: str, folder: Path, info: AdapterInfo
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _name_base(path: Path, base: str) -> None:
+    """Let peft's configuration name the base as the card does, and not by where it lies on this disk."""
+    config = {**json.loads(path.read_text(encoding="utf-8")), "base_model_name_or_path": base}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _halve(path: Path) -> None:
