@@ -6,6 +6,7 @@ without one active, the model is the base bit for bit.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -16,6 +17,14 @@ from torch import nn
 
 from agents.errors import ConfigError
 from agents.model_facts import tensor_bytes
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hide what transformers says to peft about names that peft still uses: nobody else can act on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        yield
 
 
 class AdapterSet:
@@ -42,13 +51,13 @@ class AdapterSet:
         from safetensors import SafetensorError
 
         self.remove(name)
+        how = {"adapter_name": name, "is_trainable": trainable, "use_safetensors": True}
         try:
-            if self.peft is None:
-                self.peft = PeftModel.from_pretrained(
-                    self._module, str(folder), adapter_name=name, is_trainable=trainable, use_safetensors=True
-                )
-            else:
-                self.peft.load_adapter(str(folder), adapter_name=name, is_trainable=trainable, use_safetensors=True)
+            with _quietly():
+                if self.peft is None:
+                    self.peft = PeftModel.from_pretrained(self._module, str(folder), **how)
+                else:
+                    self.peft.load_adapter(str(folder), **how)
             missing = self._missing(name, folder)
         except (RuntimeError, ValueError, KeyError, OSError, SafetensorError) as error:
             self.remove(name)
@@ -86,10 +95,11 @@ class AdapterSet:
 
         if name in self.names:
             raise ConfigError(f"adapter name {name!r} is taken; loaded: {', '.join(self.names)}")
-        if self.peft is None:
-            self.peft = get_peft_model(self._module, config, adapter_name=name)
-        else:
-            self.peft.add_adapter(name, config)
+        with _quietly():
+            if self.peft is None:
+                self.peft = get_peft_model(self._module, config, adapter_name=name)
+            else:
+                self.peft.add_adapter(name, config)
         self.peft.eval()
 
     def save(self, name: str, folder: Path) -> None:

@@ -64,19 +64,21 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.arena = arena
         self.capacity = capacity
-        self.length = head_slots
+        self.length = self.head_slots = head_slots
         self.rows = 0
+        self.part: slice | None = None
+        """Rows that the next forward brings, where a prefill comes in parts; None = all of them."""
         self._heads = heads
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the buffers and place the heads, right-aligned."""
-        self.rows = key_states.shape[0]
+        self.rows = key_states.shape[0] if self.part is None else len(self._heads)
         self.keys, self.values = (self._place(states, side) for side, states in enumerate((key_states, value_states)))
         self._heads = ()
         self.is_initialized = True
 
     def _place(self, states: Tensor, side: int) -> Tensor:
-        rows, kv_heads, _, width = states.shape
+        rows, (_, kv_heads, _, width) = self.rows, states.shape
         buffer = self.arena.take((rows, kv_heads, self.capacity, width), states)
         groups: dict[int, list[int]] = {}
         for row, head in enumerate(self._heads):
@@ -85,22 +87,24 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         for members in groups.values():
             head = self._heads[members[0]]
             assert head is not None
-            start = self.length - head[side].shape[1]
+            start = self.head_slots - head[side].shape[1]
             if len(members) == rows:
-                buffer[:, :, start : self.length] = head[side]
+                buffer[:, :, start : self.head_slots] = head[side]
             else:
                 for row in members:
-                    buffer[row, :, start : self.length] = head[side]
+                    buffer[row, :, start : self.head_slots] = head[side]
         return buffer
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the new tokens into the next slots and return all filled slots."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start, self.length = self.length, self.length + key_states.shape[2]
-        self.keys[: self.rows, :, start : self.length] = key_states
-        self.values[: self.rows, :, start : self.length] = value_states
-        return self.keys[: self.rows, :, : self.length], self.values[: self.rows, :, : self.length]
+        part = slice(0, self.rows) if self.part is None else self.part
+        start, end = self.length, self.length + key_states.shape[2]
+        self.keys[part, :, start:end] = key_states
+        self.values[part, :, start:end] = value_states
+        self.length = end
+        return self.keys[part, :, :end], self.values[part, :, :end]
 
     def expand(self, index: Tensor, capacity: int) -> None:
         """Repeat rows (row i becomes a copy of row `index[i]`) in buffers of a new capacity."""

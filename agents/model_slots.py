@@ -18,6 +18,9 @@ from agents.model_engine import Batch, Row
 from agents.model_facts import attends_to_everything
 from agents.model_prefix import PrefixCache
 
+PREFILL_TOKENS = 2048
+"""Most tokens of one forward of a prefill on a CPU, padding included."""
+
 
 class Layout:
     """Gives rows their slots: static heads from the prefix cache, equal prompts only once."""
@@ -112,7 +115,7 @@ class SlotBatch:
             positions[row, width - len(tail) :] = torch.arange(head, head + len(tail))
             valid[row, self._head_slots - head : self._head_slots] = True
             valid[row, self._prompt_slots - len(tail) :] = True
-        logits = self._forward(ids, positions, self._additive(self._causal(valid)))
+        logits = self._by_parts(ids, positions, valid)
         after = [head + len(tail) for head, tail in zip(self._head_lengths, self._tails, strict=True)]
         index = torch.tensor(self._copies)
         if not self._alone:
@@ -123,6 +126,23 @@ class SlotBatch:
         valid = torch.nn.functional.pad(valid[index], (0, self._room), value=True)
         self._mask = self._additive(valid[:, None, None, :])
         return logits
+
+    def _by_parts(self, ids: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
+        """Run the prompts, on a CPU a few at a time: less padding, and what they touch fits its caches."""
+        count, size = len(ids), len(ids)
+        if self._device.type == "cpu":
+            size = max(1, PREFILL_TOKENS // ids.shape[1])
+        logits = []
+        for first in range(0, count, size):
+            part = slice(first, min(first + size, count))
+            width = max(map(len, self._tails[part]))
+            for layer in self._slots:
+                layer.part, layer.length = part, self._prompt_slots - width
+            mask = self._additive(self._causal(valid[part])[:, :, -width:])
+            logits.append(self._forward(ids[part, -width:], positions[part, -width:], mask))
+        for layer in self._slots:
+            layer.part = None
+        return torch.cat(logits)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append one token to each row and return the next logits, (rows, vocabulary)."""
