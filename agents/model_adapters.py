@@ -51,7 +51,7 @@ class AdapterSet:
         from safetensors import SafetensorError
 
         self.remove(name)
-        how = {"adapter_name": name, "is_trainable": trainable, "use_safetensors": True}
+        how: dict[str, Any] = {"adapter_name": name, "is_trainable": trainable, "use_safetensors": True}
         try:
             with _quietly():
                 if self.peft is None:
