@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import numpy as np
 from agents.corpora import DATASETS
 from agents.embedder import Matrix, unit_rows
 from agents.errors import ConfigError, RetrieverError
-from agents.home import jade_home
+from agents.home import jade_home, only_one
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -225,22 +225,12 @@ def list_collections(folder: str | Path | None = None) -> list[CollectionInfo]:
     return sorted(infos, key=lambda info: info.name)
 
 
-@contextmanager
-def build_lock(folder: Path) -> Iterator[None]:
-    """Hold the store's lock file while writing; the system frees it if the process dies.
+def build_lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold the store's lock file while writing.
 
     Raises:
         RetrieverError: Another process is building.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "build.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise RetrieverError(f"another process is building in {folder}; wait until it is done") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return only_one(
+        folder / "build.lock", RetrieverError(f"another process is building in {folder}; wait until it is done")
+    )

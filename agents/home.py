@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from agents.errors import ConfigError
+from agents.errors import ConfigError, JadeError
 
 
 def jade_home() -> Path:
@@ -22,3 +24,24 @@ def jade_home() -> Path:
             f"the cache folder {home} cannot be created ({error}); set JADE_HOME to a folder that you may write to"
         ) from error
     return home
+
+
+@contextmanager
+def only_one(lock_file: Path, refusal: JadeError) -> Iterator[None]:
+    """Hold a lock file, whose folder is made if need be; the operating system frees it if the process dies.
+
+    Raises:
+        JadeError: `refusal`, when another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise refusal from error
+    try:
+        yield
+    finally:
+        lock.release()

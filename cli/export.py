@@ -25,15 +25,15 @@ def export(
     from agents.adapters import adapter_folder
     from agents.errors import ConfigError
     from agents.model_export import export_merged
-    from graphs.app import SHIPPED
+    from graphs.app import shipped_adapter
 
     if folder.exists():
         raise ConfigError(f"{folder} exists; give a folder that is not there yet, or remove it first")
-    shipped = adapter == "auto" and model is None and SHIPPED.is_dir()
-    if adapter == "none" or (adapter == "auto" and not shipped):
+    shipped = shipped_adapter(model) if adapter == "auto" else None
+    if adapter == "none" or (adapter == "auto" and shipped is None):
         why = "--adapter none" if adapter == "none" else "none ships for this model"
         raise ConfigError(f"no adapter to merge ({why}); give --adapter FOLDER, such as runs/ppo/adapter")
-    source = SHIPPED if shipped else adapter_folder(adapter)
+    source = shipped or adapter_folder(adapter)
     info = export_merged(folder, source, model, dtype=dtype, progress=note)
     if as_json:
         show_json({"folder": str(folder), **asdict(info)})

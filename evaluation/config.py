@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import textwrap
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
@@ -22,9 +23,28 @@ from typing import Any, TypeVar, cast
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from agents.errors import ConfigError
+from agents.errors import ConfigError, JadeError
 
 C = TypeVar("C")
+
+
+def run_command(work: Callable[[], int], interrupted: str | None = None) -> int:
+    """Run a command's work and return its exit status; a user's mistake is one line on standard error, and 2.
+
+    Args:
+        work: Returns the status of what went well.
+        interrupted: What to say to Ctrl-C before ending with 130; None = let it pass.
+    """
+    try:
+        return work()
+    except JadeError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        if interrupted is None:
+            raise
+        sys.stderr.write(f"{interrupted}\n")
+        return 130
 
 
 def read_config(kind: type[C], arguments: Sequence[str], program: str) -> tuple[C, bool]:

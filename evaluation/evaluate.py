@@ -15,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.errors import JadeError
-from evaluation.config import read_config
+from evaluation.config import read_config, run_command
 from evaluation.evaluate_config import EvalConfig
 
 if TYPE_CHECKING:
@@ -217,20 +216,17 @@ def main() -> int:
     """Run from the command line; a user's mistake is one message on standard error."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     _log.setLevel(logging.INFO)
-    try:
+
+    def work() -> int:
         config, dry_run = read_config(EvalConfig, sys.argv[1:], PROGRAM)
         report = evaluate(config, dry_run=dry_run)
-    except JadeError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where it stopped\n")
-        return 130
-    if report is not None:
-        from evaluation.report_markdown import summary
+        if report is not None:
+            from evaluation.report_markdown import summary
 
-        sys.stdout.write(summary(report) + "\n")
-    return 0
+            sys.stdout.write(summary(report) + "\n")
+        return 0
+
+    return run_command(work, "interrupted; the same command goes on where it stopped")
 
 
 if __name__ == "__main__":

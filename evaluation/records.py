@@ -11,12 +11,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from agents.errors import ConfigError
+from agents.home import only_one
 from evaluation.dataset import Example
 from evaluation.metrics import ANSWER_METRICS, citation_precision, recall_at_k, score_answer, supporting_overlap
 from graphs.trajectory import FAILED, Trajectory
@@ -230,22 +231,13 @@ def read_record(data: Mapping[str, Any]) -> Record:
     return Record(**{name: data[name] for name in Record.__dataclass_fields__ if name in data})
 
 
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the output folder's lock file; the operating system frees it if the process dies.
+def only_writer(folder: Path) -> AbstractContextManager[None]:
+    """Hold the output folder's lock file.
 
     Raises:
         ConfigError: Another evaluation writes there.
     """
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"another evaluation writes into {folder}; wait for it, or give another --output") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return only_one(
+        folder / ".lock",
+        ConfigError(f"another evaluation writes into {folder}; wait for it, or give another --output"),
+    )

@@ -22,7 +22,7 @@ from agents.errors import ConfigError
 from agents.role import Prompts, PromptStyle
 from agents.roster import ROLES
 from agents.workflow import BY_TEXT, Budgets, check_forced, parse_forced
-from graphs.app import SHIPPED
+from graphs.app import shipped_adapter
 
 Kind = Literal["planned", "forced", "solo", "oracle", "own"]
 PLANNED, SOLO, ORACLE = "jade", "solo", "oracle"
@@ -126,7 +126,8 @@ def load_object(spec: str) -> Any:
 def _folders(label: str, adapters: str, model: str | None) -> dict[str, Path | None]:
     """Return role name → adapter folder."""
     if not adapters:
-        return {"*": SHIPPED} if model is None and SHIPPED.is_dir() else {}
+        shipped = shipped_adapter(model)
+        return {} if shipped is None else {"*": shipped}
     if "=" not in adapters:
         return {"*": _folder(adapters)}
     folders: dict[str, Path | None] = {}

@@ -118,6 +118,11 @@ def load_graph(
     return recorded.with_recorder(code=code_version())
 
 
+def shipped_adapter(model: str | Path | None) -> Path | None:
+    """Return the adapter that speaks unless told otherwise: the shipped one, on the embedded model only."""
+    return SHIPPED if model is None and SHIPPED.is_dir() else None
+
+
 def _adapter_folders(
     model: str | Path | None, adapter: str | Path | Mapping[str, str | Path | None] | None
 ) -> dict[str, Path]:
@@ -125,7 +130,8 @@ def _adapter_folders(
     if adapter is None:
         return {}
     if adapter == "auto":
-        return {"*": SHIPPED} if model is None and SHIPPED.is_dir() else {}
+        shipped = shipped_adapter(model)
+        return {} if shipped is None else {"*": shipped}
     if isinstance(adapter, str | Path):
         return {"*": adapter_folder(adapter)}
     unknown = [role for role in adapter if role not in ROLES and role != "*"]

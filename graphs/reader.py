@@ -8,7 +8,7 @@ No planner and no retriever: the documents are part of the input.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.graph import END, START, StateGraph
@@ -20,7 +20,7 @@ from graphs.chain import cite, sources
 from graphs.nodes import ROOT, Graph, Node
 from graphs.options import Options
 from graphs.run import current_run
-from graphs.state import Document, Hop, Source, union
+from graphs.state import Answered, Document
 
 READ = "read"
 
@@ -31,25 +31,6 @@ class Material(TypedDict):
     question: str
     documents: list[Mapping[str, Any]]
     """Passages with "id", "title" and "text"; best first."""
-
-
-class Answered(TypedDict):
-    """Output of a graph that plans nothing; the same keys as `graphs.state.Result`, but for the workflow."""
-
-    question: str
-    answer: str
-    evidence: list[Source]
-    citations: list[Source]
-    hops: list[Hop]
-    turns: int
-    retrievals: int
-    model_calls: int
-    prompt_tokens: int
-    generated_tokens: int
-    budget_hit: bool
-    run: str | None
-    warnings: list[str]
-    calls: Annotated[list[str], union]
 
 
 class _State(Material, Answered):

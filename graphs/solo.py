@@ -21,9 +21,9 @@ from graphs.acting import Spoken, aspeak, speak
 from graphs.chain import cite, sources
 from graphs.nodes import ROOT, Graph, Node
 from graphs.options import Options
-from graphs.reader import Answered, numbered
+from graphs.reader import numbered
 from graphs.run import current_run
-from graphs.state import Document, Question
+from graphs.state import Answered, Document, Question
 
 THINK, SEARCH = "think", "search"
 MAX_SEARCHES = 3

@@ -64,8 +64,8 @@ class Plan(TypedDict):
     """What was planned, where something else ran (an invalid decomposition runs as a chain)."""
 
 
-class Result(TypedDict):
-    """Output of the graph."""
+class Answered(TypedDict):
+    """Output of every graph of ours; one that plans nothing has no more."""
 
     question: str
     answer: str
@@ -73,7 +73,6 @@ class Result(TypedDict):
     """Passages shown to the answer generators, best first, hop after hop."""
     citations: list[Source]
     """Those of them that contain their hop's answer, else the document selector's choice."""
-    workflow: Plan
     hops: list[Hop]
     turns: int
     """Planned rounds: chain 1, QDS 1 + Σ hops, QDP 1 + max hops (DESIGN §5)."""
@@ -89,6 +88,12 @@ class Result(TypedDict):
     warnings: list[str]
     calls: Annotated[list[str], union]
     """Ids of the calls, in the order their nodes ended."""
+
+
+class Result(Answered):
+    """Output of a graph that plans."""
+
+    workflow: Plan
 
 
 class Document(TypedDict):

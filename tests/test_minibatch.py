@@ -8,6 +8,7 @@ from agents.call import Call
 from graphs.trajectory import Trajectory
 from training.buffer import RolloutBuffer
 from training.minibatch import collate, minibatches, padding_share
+from training.packing import pack
 
 
 def call(name: str, parents: tuple[str, ...], prompt: int, mask: tuple[int, ...]) -> Call:
@@ -76,7 +77,7 @@ def test_collate_by_hand() -> None:
     assert batch.input_ids.tolist() == [[10, 11, 12, 1, 2, 99, 99], [10, 11, 12, 13, 1, 2, 3]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1, 0, 0], [1] * 7]
     assert batch.last_prompt.tolist() == [2, 3]
-    assert batch.logit_index.tolist() == [[2, 3, 0], [3, 4, 5]]
+    assert pack(batch, share=False).logit_index.tolist() == [[2, 3, 0], [3, 4, 5]]
     assert batch.response_ids.tolist() == [[1, 2, 0], [1, 2, 3]]
     assert batch.response.tolist() == [[True, True, False], [True, True, True]]
     assert batch.response_mask.tolist() == [[1, 0, 0], [1, 1, 1]]

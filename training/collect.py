@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from agents.adapters import read_adapter
-from agents.errors import ConfigError, JadeError
+from agents.errors import ConfigError
 from agents.model import SharedModel
 from agents.role import Prompts
-from evaluation.config import read_config
+from evaluation.config import read_config, run_command
 from evaluation.dataset import Example
 from graphs.ledger import is_sealed, read_ledger
 from graphs.trajectory import Trajectory
@@ -197,16 +197,13 @@ def collect(config: CollectConfig, *, dry_run: bool = False) -> Path:
 def main() -> int:
     """Run from the command line; a user's mistake is one line on standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+
+    def work() -> int:
         config, dry_run = read_config(CollectConfig, sys.argv[1:], "python -m training.collect")
         collect(config, dry_run=dry_run)
-    except JadeError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: sealed files stay; run the same command again to go on\n")
-        return 130
-    return 0
+        return 0
+
+    return run_command(work, "interrupted: sealed files stay; run the same command again to go on")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from agents.errors import ConfigError, JadeError
-from evaluation.config import read_config
+from agents.errors import ConfigError
+from evaluation.config import read_config, run_command
 from graphs.ledger import is_sealed
 from training.buffer import Floats, RolloutBuffer
 from training.checkpoint import find_checkpoint, load_checkpoint
@@ -213,13 +213,12 @@ def _newest(ledger: Path) -> Path:
 def main() -> int:
     """Print the report; a user's mistake is one line on standard error."""
     logging.basicConfig(level=logging.INFO)
-    try:
-        config, run = read_arguments(sys.argv[1:])
-        sys.stdout.write(report(config, run) + "\n")
-    except JadeError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
-    return 0
+
+    def work() -> int:
+        sys.stdout.write(report(*read_arguments(sys.argv[1:])) + "\n")
+        return 0
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

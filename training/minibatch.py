@@ -90,8 +90,6 @@ class Microbatch:
     """(B, L) 1 on prompt and response, 0 on padding."""
     last_prompt: Tensor
     """(B,) position of the last prompt token: where V_c is read."""
-    logit_index: Tensor
-    """(B, T) position whose logits predict response token t; 0 on padding."""
     response_ids: Tensor
     """(B, T)."""
     response: Tensor
@@ -138,11 +136,10 @@ def collate(buffer: RolloutBuffer, rows: Sequence[int], pad_id: int, device: tor
     sizes = [len(call.response_ids) for call in calls]
     width, response_width = max(p + s for p, s in zip(prompts, sizes, strict=True)), max(sizes)
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
-    attention, index = np.zeros_like(input_ids), np.zeros((len(rows), response_width), dtype=np.int64)
+    attention = np.zeros_like(input_ids)
     for i, (call, prompt, size) in enumerate(zip(calls, prompts, sizes, strict=True)):
         input_ids[i, : prompt + size] = call.prompt_ids + call.response_ids
         attention[i, : prompt + size] = 1
-        index[i, :size] = np.arange(prompt - 1, prompt - 1 + size)
     response = np.arange(response_width)[None, :] < np.array(sizes)[:, None]
 
     def tokens(parts: Ragged | None) -> Tensor | None:
@@ -160,7 +157,6 @@ def collate(buffer: RolloutBuffer, rows: Sequence[int], pad_id: int, device: tor
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(attention).to(device),
         last_prompt=torch.tensor(prompts, device=device) - 1,
-        logit_index=torch.from_numpy(index).to(device),
         response_ids=_pad([np.array(call.response_ids) for call in calls], response_width).long().to(device),
         response=torch.from_numpy(response).to(device),
         response_mask=mask,

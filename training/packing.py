@@ -64,7 +64,7 @@ def pack(batch: Microbatch, share: bool = True) -> Packed:
     positions = np.tile(np.arange(width), (len(members), 1))
     owner = np.zeros_like(input_ids)  # 0 = prompt or padding, n = the n-th response
     sequence = np.zeros(len(ids), dtype=np.int64)
-    index = np.zeros(batch.logit_index.shape, dtype=np.int64)
+    index = np.zeros(tuple(batch.response.shape), dtype=np.int64)
     for number, (group, tokens) in enumerate(zip(members, sequences, strict=True)):
         input_ids[number, : len(tokens)] = tokens
         start = end = starts[group[0]]

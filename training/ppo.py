@@ -20,8 +20,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from agents.errors import JadeError
-from evaluation.config import read_config
+from evaluation.config import read_config, run_command
 from evaluation.tracking import TrackedRun, track
 from graphs.collection import Timing
 from graphs.trajectory import Trajectory
@@ -275,12 +274,12 @@ def train(config: PPOConfig, *, dry_run: bool = False) -> int:
 def main() -> int:
     """Run from the command line; a user's mistake is one line on standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+
+    def work() -> int:
         config, dry_run = read_config(PPOConfig, sys.argv[1:], "python -m training.ppo")
         return train(config, dry_run=dry_run)
-    except JadeError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

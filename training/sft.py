@@ -21,11 +21,11 @@ from safetensors import SafetensorError
 
 from agents.adapters import AdapterInfo, read_adapter
 from agents.call import Call
-from agents.errors import JadeError, SetupError
+from agents.errors import SetupError
 from agents.model import SharedModel
 from agents.passage import Retriever
 from agents.roster import ROLES, prompts_digest
-from evaluation.config import read_config
+from evaluation.config import read_config, run_command
 from evaluation.tracking import track
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
 from training.learner import Learner
@@ -171,13 +171,13 @@ def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
 def main() -> int:
     """Run from the command line; a user's mistake is one line on standard error."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+
+    def work() -> int:
         config, dry_run = read_config(SFTConfig, sys.argv[1:], "python -m training.sft")
         train(config, dry_run=dry_run)
-    except JadeError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return 2
-    return 0
+        return 0
+
+    return run_command(work)
 
 
 if __name__ == "__main__":
