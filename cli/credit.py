@@ -85,12 +85,15 @@ def _terms(past: Past | None) -> tuple[Any, list[str]]:
 
     if past is None:
         return Terms(), []
+    from training.duals import in_force  # with the checkpoint, hence torch, which is loaded by now
+
     config, remarks = past.config, []
     estimator = config.estimator
     if estimator not in ESTIMATORS:
         remarks = [f"the run was trained with {estimator}, which needs a whole batch; shown is tree_gae"]
         estimator = "tree_gae"
-    terms = Terms(config.alpha, config.beta, config.format_penalty, config.gamma, config.lam, estimator)
+    prices = in_force(config, past.state)
+    terms = Terms(prices.alpha, prices.beta, config.format_penalty, config.gamma, config.lam, estimator)
     return terms, remarks
 
 

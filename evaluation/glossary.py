@@ -40,6 +40,10 @@ METRICS: dict[str, Metric] = {
     "rollout/calls/<role>": Metric("calls of the role / runs", "calls a run"),
     "rollout/turns": Metric("mean turns; QDS 1 + Σ children, QDP 1 + max children", "turns"),
     "rollout/retrievals": Metric("mean executed R nodes, cache hits included", "retrievals"),
+    "rollout/charged_turns": Metric("mean 1 + min(turns − 1, 3) of rewarded runs; target_turns holds it", "turns"),
+    "rollout/charged_retrievals": Metric(
+        "mean min(retrievals, 3) of rewarded runs; target_retrievals holds it", "retrievals"
+    ),
     "rollout/calls": Metric("mean calls", "calls"),
     "rollout/prompt_tokens": Metric("mean prompt tokens of a run", "tokens"),
     "rollout/generated_tokens": Metric("mean response tokens of a run", "tokens"),
@@ -87,8 +91,8 @@ METRICS: dict[str, Metric] = {
     "update/interference/<role>/<other>": Metric(
         "cosine of the two roles' policy gradients on the adapter, over at most interference_rows calls of each", "1"
     ),
-    "update/alpha": Metric("α in force", "score"),
-    "update/beta": Metric("β in force", "score"),
+    "update/alpha": Metric("α of this iteration's rewards; with target_turns it moves after each", "score"),
+    "update/beta": Metric("β of this iteration's rewards; with target_retrievals it moves after each", "score"),
     # replay
     "replay/parity_mean": Metric("mean |recomputed − recorded log μ| over tokens", "nat"),
     "replay/parity_call": Metric("max |Σ (recomputed − recorded log μ)| over calls", "nat"),

@@ -30,6 +30,8 @@ from training.players import CRITIC, Players
 from training.update import Optimiser
 
 LATEST, PREVIOUS, FRESH = "checkpoint", "checkpoint.previous", ".checkpoint.new"
+HEALTHY = "checkpoint.healthy"
+"""Kept while a topology is taking over: the checkpoint whose policy acted before that began."""
 FORMAT = 1
 
 
@@ -52,6 +54,10 @@ class State:
     """Policy hash of the trained adapter."""
     segment: str = ""
     """Name of the last ledger segment that was trained on."""
+    alpha: float | None = None
+    """Price α of the next iteration where a target moves it (`training.duals`); none = the configuration's."""
+    beta: float | None = None
+    """Price β, likewise."""
     mlflow_run: str | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
     """What the health alarms remember: metric → one value an iteration."""
@@ -119,6 +125,30 @@ def _swap(output: Path) -> None:
         os.replace(latest, previous)
     os.replace(output / FRESH, latest)
     _sync(output)
+
+
+def keep_healthy(output: Path, collapsing: bool) -> None:
+    """Keep the checkpoint from before a collapse for as long as it lasts; call before the iteration is saved.
+
+    `checkpoint` holds the policy that acted in this iteration, `checkpoint.previous` the one that acted before it.
+
+    Args:
+        output: Folder of the run.
+        collapsing: Whether one topology had almost all executions of this iteration.
+
+    Raises:
+        SetupError: The disk is full or read-only.
+    """
+    kept, previous = output / HEALTHY, output / PREVIOUS
+    fresh = output / f".{HEALTHY}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    if not collapsing and kept.is_dir():
+        kept.replace(fresh)  # so that no half-deleted one stands if we are killed here
+        shutil.rmtree(fresh, ignore_errors=True)
+    if collapsing and not kept.is_dir() and previous.is_dir():
+        with writing(kept, output):
+            shutil.copytree(previous, fresh)
+            fresh.replace(kept)
 
 
 def find_checkpoint(output: Path) -> Path | None:

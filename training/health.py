@@ -69,6 +69,12 @@ def alarms(
     return found
 
 
+def collapsing(history: Mapping[str, Sequence[float]], limit: float) -> bool:
+    """Return whether one topology had at least `limit` of the last iteration's runs, and less of the first one's."""
+    shares = [values for name, values in history.items() if name.startswith(TOPOLOGY) and len(values) > 1]
+    return any(values[0] < limit <= values[-1] for values in shares)
+
+
 def _taken_over(history: Mapping[str, Sequence[float]], limits: AlarmLimits) -> str | None:
     """Return the topology that has taken over, if others were in use when training began."""
     for name, values in history.items():

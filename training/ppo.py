@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -25,8 +25,10 @@ from evaluation.tracking import TrackedRun, track
 from graphs.collection import Timing
 from graphs.trajectory import Trajectory
 from training.buffer import RolloutBuffer
+from training.checkpoint import keep_healthy
 from training.clock import Clock
-from training.health import AlarmLimits, alarms, remember
+from training.duals import in_force, move
+from training.health import AlarmLimits, alarms, collapsing, remember
 from training.heldout import evaluate
 from training.history import add_metrics
 from training.interference import interference
@@ -74,7 +76,7 @@ def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda
             if metrics is None:
                 _log.info("the ledger has no more runs")
                 break
-            if not healthy and not _recover(session):
+            if not healthy and not _recover(session, metrics):
                 status = ENDED_BY_ALARM
                 break
             with clock.stage("checkpoint"):
@@ -107,7 +109,8 @@ def iterate(
         on_done: Called with each execution as it is recorded.
 
     Returns:
-        Its metrics (None when the replayed ledger is at its end), and whether no alarm rang.
+        Its metrics (None when the replayed ledger is at its end), and whether the iteration counts: no alarm rang, or
+        `on_alarm` says to continue.
     """
     config, state = session.config, session.state
     segment = segment_file(session.output, state.iteration) if batches is None else None
@@ -134,13 +137,18 @@ def iterate(
     clock.updated(float(buffer.lengths.sum()) * outcome.metrics["update/epochs"])
     remember(state.history, metrics, config.alarm_window)
     ringing = alarms(metrics, outcome.finite, state.history, _limits(config))
+    counts = not ringing or config.on_alarm == "continue"
     # log
     with clock.stage("log"):
         tracked.export_traces(rollout.buffer.trajectories[: config.traces], run_credit(plain, rollout, credits))
-    if not ringing:
+    if config.on_alarm == "rollback":
+        with clock.stage("checkpoint"):
+            keep_healthy(session.output, collapsing(state.history, config.alarm_topology))
+    if counts:
         state.segment = "" if segment is None else segment.name
         state.iteration += 1
         if not critic_only:
+            move(config, state, metrics)
             with clock.stage("checkpoint"):
                 session.advance()
         if evaluates:
@@ -151,13 +159,14 @@ def iterate(
         _note(session, tracked, metrics, state.iteration)
     for name, seen in ringing.items():
         _log.warning("alarm %s: %s", name, seen)
-    return metrics, not ringing
+    return metrics, counts
 
 
 def _prepared(session: Session, runs: Sequence[Trajectory]) -> Rollout:
     """Check, reward and score a batch; the first one starts the critic."""
     state, players = session.state, session.players
-    rollout = prepare(runs, players, session.store, session.gold, session.config, version=state.version)
+    prices = in_force(session.config, state)
+    rollout = prepare(runs, players, session.store, session.gold, session.config, version=state.version, prices=prices)
     if not state.critic_started:
         start_critic(players, rollout.buffer, rollout.team, rollout.scored)
         state.critic_started = True
@@ -170,7 +179,8 @@ def _updated(session: Session, buffer: RolloutBuffer, critic_only: bool) -> Outc
     config, state = session.config, session.state
     factor = state.factor * rate(state.iteration, config.iterations, config.warmup, config.schedule)  # type: ignore[arg-type]
     outcome = session.optimiser.update(buffer, state.iteration, factor, critic_only=critic_only)
-    outcome.metrics |= {"update/alpha": config.alpha, "update/beta": config.beta}
+    prices = in_force(config, state)
+    outcome.metrics |= {"update/alpha": prices.alpha, "update/beta": prices.beta}
     return outcome
 
 
@@ -217,18 +227,18 @@ def _limits(config: PPOConfig) -> AlarmLimits:
     return AlarmLimits(config.alarm_entropy, config.alarm_topology, config.alarm_gap, config.alarm_window)
 
 
-def _recover(session: Session) -> bool:
-    """Do what `on_alarm` says; return whether training goes on."""
+def _recover(session: Session, metrics: Mapping[str, float]) -> bool:
+    """Stop or roll back, as `on_alarm` says; return whether training goes on."""
     config, state = session.config, session.state
-    if config.on_alarm == "continue":
-        state.iteration += 1
-        session.advance()
-        return True
     if config.on_alarm == "stop" or state.rollbacks >= config.max_rollbacks:
         _log.error("stopped; the last healthy adapter is in %s", session.output / "checkpoint" / "adapter")
         return False
-    session.roll_back()
-    _log.warning("rolled back to policy version %d at half the learning rate", session.state.version)
+    session.roll_back(metrics)
+    prices = in_force(config, session.state)
+    _log.warning(
+        "rolled back to policy version %d at half the learning rate, α %.3f, β %.3f",
+        session.state.version, prices.alpha, prices.beta,
+    )  # fmt: skip
     return True
 
 

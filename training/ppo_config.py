@@ -81,9 +81,20 @@ class PPOConfig:
     """Passages a search."""
     # --- reward
     alpha: float = 0.0
-    """Price α of three or more extra turns."""
+    """Price α of three or more extra turns; where the controller begins, if there is a target."""
     beta: float = 0.0
     """Price β of three or more retrievals."""
+    target_turns: float | None = None
+    """Adaptive controller: hold the mean of 1 + min(turns − 1, 3) at or below this by moving α after each iteration,
+    from `alpha` on; none = α stays."""
+    target_retrievals: float | None = None
+    """The same for the mean of min(retrievals, 3), by moving β from `beta` on; none = β stays."""
+    dual_lr: float = 0.1
+    """Step of α and β for each turn or retrieval above (or below) the target."""
+    alpha_max: float = 1.0
+    """Highest α that the controller may reach."""
+    beta_max: float = 1.0
+    """Highest β that the controller may reach."""
     format_penalty: float = 1.0
     """Price p of one invalid response, paid by that call alone (released code: 2)."""
     permute_rewards: bool = False
@@ -175,7 +186,8 @@ class PPOConfig:
     traces: int = 20
     """Executions of an iteration shown in MLflow's trace view."""
     on_alarm: str = "stop"
-    """stop, rollback (to the last healthy checkpoint, at half the learning rate), or continue."""
+    """stop, rollback (to the last healthy checkpoint, at half the learning rate; after a topology alarm also at half
+    of the controller's prices), or continue."""
     alarm_entropy: float = 0.05
     """Entropy alarm: below this share of the first iteration's."""
     alarm_topology: float = 0.98
@@ -228,6 +240,16 @@ class PPOConfig:
             raise ConfigError("workflow is forced, so no planner speaks; train executors, or drop one of the two")
         if self.answers is not None and self.ledger is None:
             raise ConfigError("answers belongs to ledger; give the ledger to replay, or data for your own questions")
+        for price, target in (("alpha", "target_turns"), ("beta", "target_retrievals")):
+            if getattr(self, target) is None:
+                continue
+            if self.ledger is not None:
+                raise ConfigError(f"{target} steers what is collected, and a ledger is replayed; drop one of the two")
+            first, highest = getattr(self, price), getattr(self, f"{price}_max")
+            if first > highest:
+                raise ConfigError(
+                    f"{price}={first} is where the controller begins; it must be at most {highest:g}, {price}_max"
+                )
 
 
 _AT_LEAST_ONE = (
@@ -238,6 +260,8 @@ _HUGE = 1e9
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, 5), "gamma": (0, 1), "lam": (0, 1), "clip": (0, 1), "value_clip": (1e-6, _HUGE),
     "alpha": (0, _HUGE), "beta": (0, _HUGE), "format_penalty": (0, _HUGE), "value_coefficient": (0, _HUGE),
+    "target_turns": (1, 4), "target_retrievals": (0, 3), "dual_lr": (0, _HUGE), "alpha_max": (0, _HUGE),
+    "beta_max": (0, _HUGE),
     "omega_cap": (1, _HUGE), "kl": (0, _HUGE), "entropy": (0, _HUGE), "target_kl": (1e-9, _HUGE),
     "weight_decay": (0, 1), "warmup": (0, _HUGE), "critic_warmup": (0, _HUGE), "max_depth": (0, 2),
     "max_turns": (1, 64), "max_retrievals": (0, 64), "max_versions": (0, _HUGE), "max_drift": (0, _HUGE),

@@ -35,15 +35,35 @@ class TrajectoryReward:
     """f_c by call id: 0 where the response was valid, −p where the grammar refused it."""
 
 
-def turn_cost(turns: int, alpha: float) -> float:
-    """Return α·min(turns − 1, 3)/3 (paper eq. 7): 0 for a single round.
+def charged_turns(turns: int) -> int:
+    """Return 1 + min(turns − 1, 3): the turns that a run pays for, a single round being free.
 
     Raises:
         ValueError: `turns` is below 1.
     """
     if turns < 1:
         raise ValueError(f"turns={turns}: a run has at least one turn")
-    return alpha * min(turns - 1, CAP) / CAP
+    return 1 + min(turns - 1, CAP)
+
+
+def charged_retrievals(retrievals: int) -> int:
+    """Return min(retrievals, 3): the retrievals that a run pays for.
+
+    Raises:
+        ValueError: `retrievals` is negative.
+    """
+    if retrievals < 0:
+        raise ValueError(f"retrievals={retrievals}: cannot be negative")
+    return min(retrievals, CAP)
+
+
+def turn_cost(turns: int, alpha: float) -> float:
+    """Return α·min(turns − 1, 3)/3 (paper eq. 7): 0 for a single round.
+
+    Raises:
+        ValueError: `turns` is below 1.
+    """
+    return alpha * (charged_turns(turns) - 1) / CAP
 
 
 def retrieval_cost(retrievals: int, beta: float) -> float:
@@ -52,9 +72,7 @@ def retrieval_cost(retrievals: int, beta: float) -> float:
     Raises:
         ValueError: `retrievals` is negative.
     """
-    if retrievals < 0:
-        raise ValueError(f"retrievals={retrievals}: cannot be negative")
-    return beta * min(retrievals, CAP) / CAP
+    return beta * charged_retrievals(retrievals) / CAP
 
 
 def outcome_reward(score: float, turns: int, retrievals: int, alpha: float, beta: float) -> float:

@@ -24,6 +24,7 @@ from graphs.recorded import RecordedGraph
 from graphs.trajectory import FAILED, Trajectory
 from training.buffer import RolloutBuffer
 from training.dropped import Dropped
+from training.duals import Prices
 from training.gold import Gold
 from training.players import Players
 from training.policies import PolicyStore
@@ -231,8 +232,18 @@ def prepare(
     config: PPOConfig,
     *,
     version: int,
+    prices: Prices | None = None,
 ) -> Rollout:
     """Score and screen the executions of one iteration.
+
+    Args:
+        runs: The executions.
+        players: Who recomputes log-probabilities and values.
+        store: Older policies.
+        gold: Scores.
+        config: All options.
+        version: Policy version of the trained adapter.
+        prices: α and β in force; None = those of `config`.
 
     Raises:
         ConfigError: Nothing is left to learn from; the message counts why.
@@ -257,8 +268,9 @@ def prepare(
     if not found.buffer.trajectories:
         where = config.ledger or segment_file(Path(config.output), 0).parent
         raise ConfigError(_nothing_left(dropped, len(runs), str(where)))
-    prices = {"alpha": config.alpha, "beta": config.beta, "penalty": config.format_penalty}
-    paid = {run.run: rewards(run, score, **prices) for run in known if (score := scores.get(run.run)) is not None}
+    alpha, beta = (config.alpha, config.beta) if prices is None else (prices.alpha, prices.beta)
+    terms = {"alpha": alpha, "beta": beta, "penalty": config.format_penalty}
+    paid = {run.run: rewards(run, score, **terms) for run in known if (score := scores.get(run.run)) is not None}
     if config.permute_rewards:
         paid = permuted(known, paid, config.seed + version)
     metrics = {**found.metrics, **{f"rollout/dropped/{name}": float(n) for name, n in dropped.counts.items()}}

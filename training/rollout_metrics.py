@@ -19,8 +19,9 @@ from agents.workflow import BY_TEXT, Topology
 from evaluation.metrics import normalize_squad
 from graphs.trajectory import FAILED, Trajectory
 from training.buffer import Floats, RolloutBuffer
+from training.duals import RETRIEVALS, TURNS
 from training.losses import explained_variance
-from training.reward import TrajectoryReward
+from training.reward import TrajectoryReward, charged_retrievals, charged_turns
 from training.update import returns_of
 
 DECLINED = frozenset(
@@ -46,6 +47,8 @@ def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, Trajectory
     found |= {
         "rollout/turns": _mean(run.turns for run in runs),
         "rollout/retrievals": _mean(len(run.retrievals) for run in runs),
+        TURNS: _mean(charged_turns(run.turns) for run in scored),
+        RETRIEVALS: _mean(charged_retrievals(len(run.retrievals)) for run in scored),
         "rollout/calls": _mean(len(run.calls) for run in runs),
         "rollout/prompt_tokens": _mean(sum(len(call.prompt_ids) for call in run.calls) for run in runs),
         "rollout/generated_tokens": _mean(sum(len(call.response_ids) for call in run.calls) for run in runs),

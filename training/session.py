@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from agents.adapters import AdapterInfo
 from agents.errors import ConfigError
@@ -16,7 +17,8 @@ from agents.model import SharedModel
 from agents.roster import ROLES
 from training.adapter import START, TRAINED, save_adapter
 from training.buffer import PLANNER
-from training.checkpoint import State, find_checkpoint, load_checkpoint, read_state, save_checkpoint, writing
+from training.checkpoint import HEALTHY, State, find_checkpoint, load_checkpoint, read_state, save_checkpoint, writing
+from training.duals import ease, in_force
 from training.gold import Gold
 from training.players import Players, make_players
 from training.policies import PolicyStore
@@ -75,16 +77,31 @@ class Session:
         known = self.card.roles if self.config.graph is None else tuple(set(self.card.roles) - set(ROLES))
         self.card = replace(self.card, roles=tuple(dict.fromkeys([*sorted(known), *sorted(roles)])))
 
-    def roll_back(self) -> None:
-        """Return to the last checkpoint, skip this iteration's questions, and halve the learning rate.
+    def roll_back(self, metrics: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Return to the last healthy checkpoint, skip this iteration's questions, and halve the learning rate.
+
+        After a topology alarm, which rings when the collapse has lasted a whole window, that is the checkpoint from
+        before the window; the prices that drove the collapse are lowered too (`training.duals.ease`).
+
+        Args:
+            metrics: Of the iteration that rang, alarms included.
 
         Raises:
             ConfigError: The checkpoint is damaged.
+            SetupError: The disk is full.
         """
-        iteration, rollbacks = self.state.iteration, self.state.rollbacks
-        self.state = load_checkpoint(find_checkpoint(self.output) or self.output, self.players, self.optimiser)
-        self.state.iteration, self.state.rollbacks = iteration + 1, rollbacks + 1
-        self.state.factor /= 2
+        lost, failed = self.state, in_force(self.config, self.state)
+        collapsed = "alarm/topology" in metrics
+        folder = find_checkpoint(self.output) or self.output
+        if collapsed and (self.output / HEALTHY).is_dir():
+            folder = self.output / HEALTHY
+        self.state = load_checkpoint(folder, self.players, self.optimiser)
+        with writing(self.store.path(self.state.version), self.output):
+            self.store.restore(self.state.version, folder / "adapter")  # the store may have dropped it since
+        self.state.iteration, self.state.rollbacks = lost.iteration + 1, lost.rollbacks + 1
+        self.state.factor, self.state.mlflow_run = lost.factor / 2, lost.mlflow_run
+        if collapsed:
+            ease(self.config, self.state, failed, metrics)
         self.card = replace(self.card, version=self.state.version)
 
     def ship(self) -> Path:
