@@ -124,13 +124,12 @@ def planner_views(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]
     for system in systems:
         if system.kind != "planned" or not config.plan_questions:
             continue
-        named = bench.seat(system)
-        adapter = named.get("planner", named.get("*"))
+        planner, adapter = bench.speaker(system, "planner")
         for asked in sets:
             examples = asked.examples[: config.plan_questions]
             texts = [example.question for example in examples]
             found = plan_probabilities(
-                bench.shared, adapter, system.prompts, texts, bench.options(system), config.temperature or 1.0
+                planner, adapter, system.prompts, texts, bench.options(system), config.temperature or 1.0
             )
             by_question = {example.id: row for example, row in zip(examples, found, strict=True)}
             views.append(PlannerView(system.label, asked.name, by_question))

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from agents.adapters import read_adapter
 from agents.batcher import TimedBatcher
+from agents.call import Policy
 from agents.errors import ConfigError
 from agents.passage import Retriever
 from agents.role import Prompts
-from agents.roster import prompts_digest, role_digest
+from agents.roster import ROLES, prompts_digest, role_digest
+from agents.routed import RoutedPolicy
 from agents.solo import SOLO
 from evaluation.dataset import Example
 from evaluation.evaluate_config import EvalConfig
@@ -39,10 +41,16 @@ if TYPE_CHECKING:
 class Bench:
     """Asks any system any set; made once an evaluation."""
 
-    def __init__(self, shared: SharedModel, config: EvalConfig, retrievers: Mapping[str, Retriever]) -> None:
-        """Take the model and one retriever for each set's name."""
-        self.shared, self.config, self.retrievers = shared, config, retrievers
-        self._names: dict[Path, str] = {}
+    def __init__(
+        self,
+        shared: SharedModel,
+        config: EvalConfig,
+        retrievers: Mapping[str, Retriever],
+        other: SharedModel | None = None,
+    ) -> None:
+        """Take the model, one retriever for each set's name, and the second base model where systems speak of it."""
+        self.shared, self.config, self.retrievers, self.other = shared, config, retrievers, other
+        self._names: dict[tuple[int, Path], str] = {}
         self._graphs: dict[tuple[str, str], Any] = {}
         self._ledgers: dict[tuple[str, str], LedgerWriter] = {}
 
@@ -54,23 +62,46 @@ class Bench:
         """
         named: dict[str, str | None] = {}
         for role, folder in system.folders.items():
-            named[role] = None if folder is None else self._load(folder)
-        self.shared.text_digest = prompts_digest(system.prompts)
-        self.shared.adapter = named.get("*")
-        folder = system.folders.get("*")
-        self.shared.version = "0" if folder is None else str(read_adapter(folder).version)
+            named[role] = None if folder is None else self._load(folder, self._model(system, role))
+        for model in filter(None, (self.shared, self.other)):
+            mine = [role for role in ("*", *named) if role in named and self._model(system, role) is model]
+            first = system.folders[mine[0]] if mine else None
+            model.text_digest = prompts_digest(system.prompts)
+            model.adapter = named[mine[0]] if mine and (mine[0] == "*" or model is self.other) else None
+            model.version = "0" if first is None or model.adapter is None else str(read_adapter(first).version)
         return named
 
-    def _load(self, folder: Path) -> str:
+    def _model(self, system: System, role: str) -> SharedModel:
+        """Return the model that plays a role."""
+        name = role if role in system.folders else "*"
+        if name not in system.other:
+            return self.shared
+        if self.other is None:
+            raise ConfigError(f"system {system.label!r} speaks of a second base model, and none was loaded")
+        return self.other
+
+    def speaker(self, system: System, role: str) -> tuple[SharedModel, str | None]:
+        """Return the model and the adapter that play a role."""
+        named = self.seat(system)
+        return self._model(system, role), named.get(role, named.get("*"))
+
+    def policy(self, system: System) -> Policy:
+        """Return who answers the system's calls: the shared model, or both by role."""
+        models = {role: self._model(system, role) for role in (*ROLES, SOLO.name)}
+        routed = {role: model for role, model in models.items() if model is not self.shared}
+        return RoutedPolicy(self.shared, routed) if routed else self.shared
+
+    def _load(self, folder: Path, model: SharedModel) -> str:
         path = folder.resolve()
-        if path not in self._names:
+        key = (id(model), path)
+        if key not in self._names:
             name = f"adapter-{len(self._names)}"
-            self.shared.add_adapter(name, path)
-            info = read_adapter(path, base_weights=self.shared.weights)
-            self.shared.text_digest = prompts_digest(Prompts("bare" if info.prompts == "bare" else "examples"))
-            read_adapter(path, text=self.shared.identity["text"])
-            self._names[path] = name
-        return self._names[path]
+            model.add_adapter(name, path)
+            info = read_adapter(path, base_weights=model.weights)
+            model.text_digest = prompts_digest(Prompts("bare" if info.prompts == "bare" else "examples"))
+            read_adapter(path, text=model.identity["text"])
+            self._names[key] = name
+        return self._names[key]
 
     def graph(self, system: System, asked: Asked) -> RecordedGraph:
         """Return the recorded graph of a system over a set's passages, with its adapters seated."""
@@ -83,11 +114,16 @@ class Bench:
         ledger = self._ledgers.setdefault((system.slug, asked.name), LedgerWriter(folder, asked.name))
         if isinstance(found, RecordedGraph):
             return found.with_recorder(
-                batcher=TimedBatcher(self.shared), prompts=system.prompts, adapters=adapters, ledger=ledger
+                batcher=TimedBatcher(self.policy(system)), prompts=system.prompts, adapters=adapters, ledger=ledger
             )
         retriever = self.retrievers[asked.name]
         return trainable(
-            found, policy=self.shared, prompts=system.prompts, adapters=adapters, retriever=retriever, ledger=ledger
+            found,
+            policy=self.policy(system),
+            prompts=system.prompts,
+            adapters=adapters,
+            retriever=retriever,
+            ledger=ledger,
         )
 
     def _build(self, system: System, asked: Asked) -> Any:
@@ -115,8 +151,8 @@ class Bench:
         options = {key: value for key, value in self.options(system).items() if key != "record"}
         parts = {
             "kind": [system.kind, system.graph, _source(system)],
-            "speakers": {role: self.shared.policy_hash(name) for role, name in sorted(named.items())},
-            "text": self.shared.identity["text"],
+            "speakers": {role: self._model(system, role).policy_hash(name) for role, name in sorted(named.items())},
+            "text": self.policy(system).identity["text"],
             "environment": environment,
             "options": options,
             "top_k": self.config.top_k,

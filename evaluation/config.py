@@ -133,7 +133,9 @@ def _scalar(text: str) -> Any:
 
 def describe(kind: type[Any]) -> str:
     """Return help text: one line per field with its default and the docstring below it."""
-    notes = _field_notes(kind)
+    notes: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        notes |= _field_notes(base)
     default = kind()
     lines = [inspect.getdoc(kind) or "", "", "keys (--key value, or key: value in the YAML file):"]
     for item in fields(kind):

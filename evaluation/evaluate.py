@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agents.passage import Retriever
     from evaluation.bench import Bench
     from evaluation.readiness import Asked
+    from evaluation.results import Block
     from evaluation.systems import System
 
 PROGRAM = "python -m evaluation.evaluate"
@@ -37,9 +39,24 @@ def evaluate(config: EvalConfig, *, dry_run: bool = False) -> dict[str, Any] | N
     Raises:
         JadeError: As named in its message, before any model is loaded where that can be known.
     """
-    from evaluation.readiness import ready
+    systems, sets = check(config)
+    if dry_run:
+        return None
+    retrievers = open_retrievers(config, sets)
+    return measure(config, systems, sets, load_model(config), retrievers, load_other(config))
 
-    systems = _systems(config)
+
+def check(config: EvalConfig) -> tuple[list[System], list[Asked]]:
+    """Read systems and questions and check all that can be checked without a model; tell how much it is.
+
+    Raises:
+        JadeError: As named in its message.
+    """
+    from evaluation.readiness import ready
+    from evaluation.systems import read_systems
+    from graphs.options import read_options
+
+    systems = read_systems(config.systems, read_options(config.options()), config.model, config.other)
     sets = ready(config)
     total = sum(len(asked.examples) for asked in sets) * len(systems) * config.seeds
     for asked in sets:
@@ -47,33 +64,34 @@ def evaluate(config: EvalConfig, *, dry_run: bool = False) -> dict[str, Any] | N
         for note in asked.notes:
             _log.warning("%s: %s", asked.name, note)
     _log.info("%d systems, %d runs", len(systems), total)
-    if dry_run:
-        return None
-    retrievers = open_retrievers(config, sets)
-    return measure(config, systems, sets, load_model(config), retrievers)
-
-
-def _systems(config: EvalConfig) -> list[System]:
-    from evaluation.systems import read_systems
-    from graphs.options import read_options
-
-    return read_systems(config.systems, read_options(config.options()), config.model)
+    return systems, sets
 
 
 def load_model(config: EvalConfig) -> SharedModel:
-    """Load the one base model.
+    """Load the base model.
 
     Raises:
         ConfigError, SetupError: It cannot be loaded.
     """
+    return _load(config, config.model)
+
+
+def load_other(config: EvalConfig) -> SharedModel | None:
+    """Load the second base model, if there is one.
+
+    Raises:
+        ConfigError, SetupError: It cannot be loaded.
+    """
+    return None if config.other is None else _load(config, config.other)
+
+
+def _load(config: EvalConfig, model: str | None) -> SharedModel:
     from agents.model import SharedModel
 
     def tell(line: str) -> None:
         _log.info("%s", line)
 
-    return SharedModel.load(
-        config.model, dtype=config.dtype, device=config.device, threads=config.threads, progress=tell
-    )
+    return SharedModel.load(model, dtype=config.dtype, device=config.device, threads=config.threads, progress=tell)
 
 
 def open_retrievers(config: EvalConfig, sets: Sequence[Asked]) -> dict[str, Retriever]:
@@ -108,12 +126,33 @@ def measure(
     sets: Sequence[Asked],
     shared: SharedModel,
     retrievers: Mapping[str, Retriever],
+    other: SharedModel | None = None,
 ) -> dict[str, Any]:
     """Ask what has no record yet, and report: into the output folder, and into MLflow.
 
     Raises:
         ConfigError: An adapter does not fit the model, or the output folder cannot be written.
         KeyboardInterrupt: Asked to stop; what ended is in the records.
+    """
+    _, report = gather(config, systems, sets, shared, retrievers, other)
+    publish(config, report)
+    return report
+
+
+def gather(
+    config: EvalConfig,
+    systems: Sequence[System],
+    sets: Sequence[Asked],
+    shared: SharedModel,
+    retrievers: Mapping[str, Retriever],
+    other: SharedModel | None = None,
+    program: str = PROGRAM,
+) -> tuple[list[Block], dict[str, Any]]:
+    """Ask what has no record yet; return every system on every set, and the report.
+
+    Raises:
+        ConfigError: As `measure`.
+        KeyboardInterrupt: As `measure`.
     """
     from evaluation.asking import answer, planner_views
     from evaluation.bench import Bench
@@ -123,32 +162,50 @@ def measure(
     output = Path(config.output).expanduser()
     with only_writer(output):
         store = RecordStore(output)
-        bench = Bench(shared, config, retrievers)
+        bench = Bench(shared, config, retrievers, other)
         try:
             blocks = answer(bench, store, systems, sets)
             views = planner_views(bench, systems, sets)
         finally:
             store.close()
         sampling = Sampling(config.level, config.resamples, config.seed)
-        report = build_report(blocks, config.reference, sampling, conditions(bench, systems, sets))
+        report = build_report(blocks, config.reference, sampling, conditions(bench, systems, sets, program))
         report["planner"] = [view.to_json() for view in views]
-        figures = _write(report, output)
-        if config.experiment is not None:
-            _track(config, report, figures, output)
-    return report
+    return blocks, report
 
 
-def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]) -> dict[str, Any]:
+def publish(
+    config: EvalConfig,
+    report: Mapping[str, Any],
+    sections: Sequence[str] = (),
+    more: Mapping[str, Figure] | None = None,
+) -> None:
+    """Write the report and its figures into the output folder, and into MLflow.
+
+    Args:
+        config: Where to.
+        report: What was measured.
+        sections: Markdown that goes before the report's own.
+        more: File name → further figure.
+    """
+    output = Path(config.output).expanduser()
+    figures = _write(report, output, sections, more or {})
+    if config.experiment is not None:
+        _track(config, report, figures, output)
+
+
+def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked], program: str) -> dict[str, Any]:
     """Return what the numbers were measured under: model, speakers, indexes, budgets, the command."""
     from graphs.app import code_version
 
     config, shared = bench.config, bench.shared
     speakers = {}
     for system in systems:
-        named = bench.seat(system)
-        adapters = {
-            role: f"{system.folders[role]} ({shared.policy_hash(name)})" for role, name in named.items() if name
-        }
+        adapters = {}
+        for role in system.folders:
+            model, name = bench.speaker(system, role)
+            if name or model is not shared:
+                adapters[role] = f"{system.folders[role] or 'the model'} ({model.policy_hash(name)})"
         decoding = bench.options(system)["decoding"]
         speakers[system.label] = f"{adapters or 'no adapter'}, prompts {system.prompts.style}, decoding {decoding}"
     indexes = {}
@@ -157,8 +214,9 @@ def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]) -
         parts = [f"{key} {known[key]}" for key in ("collection", "mode", "embedder", "content") if key in known]
         indexes[asked.name] = ", ".join([*parts, *asked.notes])
     return {
-        "command": f"{PROGRAM} {_arguments(config)}".strip(),
-        "model": f"{shared.name} (weights {shared.weights}, {shared.identity['dtype']})",
+        "command": f"{program} {_arguments(config)}".strip(),
+        "model": _named(shared),
+        **({} if bench.other is None else {"other model": _named(bench.other)}),
         "temperature": config.temperature,
         "seeds": f"{config.seed} to {config.seed + config.seeds - 1}" if config.seeds > 1 else config.seed,
         "top_k": config.top_k,
@@ -171,6 +229,10 @@ def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]) -
     }
 
 
+def _named(model: SharedModel) -> str:
+    return f"{model.name} (weights {model.weights}, {model.identity['dtype']})"
+
+
 _BUDGETS = ("max_depth", "max_turns", "max_retrievals", "max_new_tokens", "select")
 
 
@@ -178,24 +240,26 @@ def _arguments(config: EvalConfig) -> str:
     """Return the command line of everything that is not its default."""
     import shlex
 
-    default, words = EvalConfig(), []
-    for name in EvalConfig.__dataclass_fields__:
+    default, words = type(config)(), []
+    for name in (item.name for item in fields(config)):
         value = getattr(config, name)
-        if value != getattr(default, name):
+        if value != getattr(default, name) and name not in config.derived:
             text = str(value)
             plain = not {'"', "$", "`", "\\", "!"} & set(text)
             words += [f"--{name}", f'"{text}"' if "'" in text and plain else shlex.quote(text)]
     return " ".join(words)
 
 
-def _write(report: Mapping[str, Any], output: Path) -> dict[str, Figure]:
+def _write(
+    report: Mapping[str, Any], output: Path, sections: Sequence[str], more: Mapping[str, Figure]
+) -> dict[str, Figure]:
     """Write the report and its figures; return the figures."""
     from evaluation.figures import figures_of
     from evaluation.report_markdown import render
 
     (output / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (output / "report.md").write_text(render(report), encoding="utf-8")
-    figures = figures_of(report)
+    (output / "report.md").write_text("\n\n".join([*sections, render(report)]), encoding="utf-8")
+    figures = {**figures_of(report), **more}
     (output / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(output / "figures" / name, dpi=120)

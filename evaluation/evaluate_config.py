@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from agents.errors import ConfigError
 from evaluation.dataset import DATASETS
@@ -27,9 +27,12 @@ class EvalConfig:
     such as "AG" (closed book), "R,AG", "QR,R,DS,AG", "QDS" or "QDP/R,AG", "solo" (one role searches in a loop),
     "oracle" (reads the gold passages), or your graph as package.module:name. ADAPTER is a folder, the
     id of the MLflow run that logged one, "none" for the bare model, or role=folder pairs such as
-    "planner=runs/a;*=runs/b"; without it, the shipped adapter if there is one.
+    "planner=runs/a;*=runs/b"; without it, the shipped adapter if there is one. Written "other" or "other:ADAPTER", it
+    speaks on the second base model, `other`.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ()
+    """Options that follow from others and are not given."""
     systems: list[str] = field(default_factory=lambda: ["R,AG", "jade"])
     """What is compared, such as --systems "['R,AG', 'jade@none', 'jade@runs/ppo/adapter']"."""
     baseline: str | None = None
@@ -55,6 +58,8 @@ class EvalConfig:
     """Passages a search."""
     model: str | None = None
     """Base model: a folder or hub id; none = the embedded one."""
+    other: str | None = None
+    """Second base model, for roles whose adapter is written "other" (as it is) or "other:ADAPTER"."""
     decoding: str = "auto"
     """free, constrained (only what the grammars allow is sampled), or auto: constrained for systems in which an untuned
     model plays a role."""

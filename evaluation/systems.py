@@ -1,18 +1,19 @@
 """What can be evaluated: a workflow (planned, forced, solo, oracle, or your graph) and the adapters that play it.
 
-    jade                        the planner decides, the shipped adapter (none: the untuned model)
+    jade                        the planner decides, the shipped adapter ("shipped"; "none": the untuned model)
     R,AG@none                   a forced plan, untuned
     jade@runs/ppo/adapter       one adapter for all roles: a folder, or the id of the MLflow run that logged it
     jade@planner=runs/a;*=runs/b    adapters by role
+    jade@planner=runs/a;*=other     executors on a second base model, there with "other:runs/c" on an adapter of it
 
-All systems of an evaluation share one base model; adapters are switched by name.
+All systems of an evaluation share these models; adapters are switched by name.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +25,12 @@ from agents.roster import ROLES
 from agents.workflow import BY_TEXT, Budgets, check_forced, parse_forced
 from graphs.app import shipped_adapter
 
+Bases = tuple[str | None, str | None]
+"""The base model and the second one."""
 Kind = Literal["planned", "forced", "solo", "oracle", "own"]
 PLANNED, SOLO, ORACLE = "jade", "solo", "oracle"
 _NAMES = (PLANNED, SOLO, ORACLE, *BY_TEXT)
-UNTUNED = "none"
+UNTUNED, OTHER, SHIPPED = "none", "other", "shipped"
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ class System:
     """Your graph as "package.module:name"."""
     folders: Mapping[str, Path | None] = field(default_factory=dict)
     """Role name ("*": all not named) → adapter folder; None = the untuned model."""
+    other: frozenset[str] = frozenset()
+    """The names in `folders` that speak on the second base model."""
     prompts: Prompts = field(default_factory=Prompts)
-
     base_trained: bool = False
     """Whether the base model itself was trained (`jade export` wrote it)."""
 
@@ -64,19 +68,22 @@ def slug_of(label: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in label)
 
 
-def read_systems(labels: Sequence[str], budgets: Budgets, model: str | None = None) -> list[System]:
+def read_systems(
+    labels: Sequence[str], budgets: Budgets, model: str | None = None, other: str | None = None
+) -> list[System]:
     """Read the systems of an evaluation.
 
     Args:
         labels: As in `EvalConfig.systems`.
         budgets: What a forced plan must fit.
         model: The base model; the shipped adapter belongs to None, the embedded one.
+        other: The second base model.
 
     Raises:
         ConfigError: An unknown name, an impossible plan, an adapter that cannot be used, or two labels whose file
             names would be the same.
     """
-    systems = [_read(label, budgets, model) for label in labels]
+    systems = [_read(label, budgets, (model, other)) for label in labels]
     slugs: dict[str, str] = {}
     for system in systems:
         twin = slugs.setdefault(system.slug, system.label)
@@ -85,14 +92,15 @@ def read_systems(labels: Sequence[str], budgets: Budgets, model: str | None = No
     return systems
 
 
-def _read(label: str, budgets: Budgets, model: str | None) -> System:
+def _read(label: str, budgets: Budgets, bases: Bases) -> System:
     name, at, adapters = (part.strip() for part in label.partition("@"))
     if at and not adapters:
         raise ConfigError(f"system {label!r}: after @ give an adapter folder, 'none', or role=folder pairs")
-    folders = _folders(label, adapters, model)
-    merged = None if model is None else read_merged(model)
-    prompts = _prompts(label, folders, "examples" if merged is None else merged.prompts)
-    speakers: dict[str, Any] = {"folders": folders, "prompts": prompts, "base_trained": merged is not None}
+    folders, others = _folders(label, adapters, bases)
+    trained = bases[0] is not None and read_merged(bases[0]) is not None
+    prompts = _prompts(label, folders, others, bases)
+    speakers: dict[str, Any] = {"folders": folders, "prompts": prompts, "other": others}
+    speakers["base_trained"] = trained and not others
     kinds: dict[str, Kind] = {PLANNED: "planned", SOLO: "solo", ORACLE: "oracle"}
     if name in kinds:
         return System(label, kinds[name], **speakers)
@@ -123,36 +131,46 @@ def load_object(spec: str) -> Any:
         raise ConfigError(f"graph {spec!r} cannot be imported ({error}); run from its folder, or install it") from error
 
 
-def _folders(label: str, adapters: str, model: str | None) -> dict[str, Path | None]:
-    """Return role name → adapter folder."""
+def _folders(label: str, adapters: str, bases: Bases) -> tuple[dict[str, Path | None], frozenset[str]]:
+    """Return role name → adapter folder, and which of the names speak on the second base model."""
     if not adapters:
-        shipped = shipped_adapter(model)
-        return {} if shipped is None else {"*": shipped}
-    if "=" not in adapters:
-        return {"*": _folder(adapters)}
-    folders: dict[str, Path | None] = {}
+        shipped = shipped_adapter(bases[0])
+        return ({} if shipped is None else {"*": shipped}), frozenset()
+    pairs = dict(_pairs(label, adapters)) if "=" in adapters else {"*": adapters}
+    others = frozenset(role for role, text in pairs.items() if text.partition(":")[0] == OTHER)
+    if others and bases[1] is None:
+        raise ConfigError(f"system {label!r} speaks of the second base model; name it: --other FOLDER")
+    folders = {role: text.partition(":")[2] or UNTUNED if role in others else text for role, text in pairs.items()}
+    return {role: _folder(label, text) for role, text in folders.items()}, others
+
+
+def _folder(label: str, text: str) -> Path | None:
+    if text == SHIPPED:
+        folder = shipped_adapter(None)
+        if folder is None:
+            raise ConfigError(f"system {label!r}: no adapter is shipped here; give a folder, or none")
+        return folder
+    return None if text == UNTUNED else adapter_folder(text)
+
+
+def _pairs(label: str, adapters: str) -> Iterator[tuple[str, str]]:
     for pair in adapters.split(";"):
         role, equals, folder = (part.strip() for part in pair.partition("="))
         if not equals or not folder or role not in (*ROLES, SOLO, "*"):
             allowed = f"*, {', '.join(ROLES)}, {SOLO}"
             raise ConfigError(f"system {label!r}: {pair!r} is no role=folder pair; roles: {allowed}")
-        folders[role] = _folder(folder)
-    return folders
+        yield role, folder
 
 
-def _folder(text: str) -> Path | None:
-    return None if text == UNTUNED else adapter_folder(text)
-
-
-def _prompts(label: str, folders: Mapping[str, Path | None], base: str) -> Prompts:
-    """Return the prompt set: each role under the one that its adapter, or else the base, was trained with.
+def _prompts(label: str, folders: Mapping[str, Path | None], others: frozenset[str], bases: Bases) -> Prompts:
+    """Return the prompt set: each role under the one that its adapter, or else its base, was trained with.
 
     Raises:
         ConfigError: A folder is no adapter, or was trained under an unknown set.
     """
     styles: dict[str, PromptStyle] = {}
     for role, folder in {"*": None, **folders}.items():
-        named = base if folder is None else read_adapter(folder).prompts
+        named = _base_prompts(bases[role in others]) if folder is None else read_adapter(folder).prompts
         if named not in ("bare", "examples"):
             who = folder or "the model"
             raise ConfigError(f"system {label!r}: {who} was trained under prompts {named!r}; allowed: bare, examples")
@@ -160,3 +178,8 @@ def _prompts(label: str, folders: Mapping[str, Path | None], base: str) -> Promp
     style = styles["*"]
     odd = [(name, ROLES[name]) for name in styles if name in ROLES and styles[name] != style]
     return Prompts(style, tuple((name, Prompts(styles[name]).text(role)) for name, role in odd))
+
+
+def _base_prompts(model: str | None) -> str:
+    merged = None if model is None else read_merged(model)
+    return "examples" if merged is None else merged.prompts

@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from agents.call import Call, Completion, Policy, Prompt, Request
 from agents.errors import FormatError, PromptError
 from agents.role import Inputs, Prompts, Role
+from agents.routed import speaker_of
 from graphs.run import Run, current_run
 from graphs.tokens import token_events
 from graphs.tracker import Place, node_path
@@ -113,7 +114,7 @@ def _prepare(role: Role[Any], inputs: Inputs, config: RunnableConfig, path: str 
     place = run.tracker.place(config)
     path = path or node_path(place)
     index = run.journal.begin(path, place)
-    options, policy = run.options, run.recorder.batcher.policy
+    options, policy = run.options, speaker_of(run.recorder.batcher.policy, role.name)
     budget = min(role.max_new_tokens, options.max_new_tokens or role.max_new_tokens)
     prompt, inputs, dropped = fit(role, inputs, run.recorder.prompts, policy, budget)
     if dropped:

@@ -1,0 +1,72 @@
+"""The mismatch meter: every planner over every set of executors, by switching adapters on one base.
+
+    python -m evaluation.mismatch --sets "['nq', 'musique']" --sample 100
+    python -m evaluation.mismatch --planners "['start=shipped', 'alone=runs/p/adapter', 'joint=runs/j/adapter']" \
+        --executors "['start=shipped', 'alone=runs/e/adapter', 'joint=runs/j/adapter']"
+
+It asks as `python -m evaluation.evaluate` does (same records, resumable), then prints the matrix and says in a
+sentence for each set of executors whether planning helps it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.config import read_config, run_command
+from evaluation.evaluate import check, gather, load_model, load_other, open_retrievers, publish
+from evaluation.mismatch_config import MismatchConfig
+
+PROGRAM = "python -m evaluation.mismatch"
+_log = logging.getLogger("jade.evaluate")
+
+
+def measure_mismatch(
+    config: MismatchConfig, systems: Sequence[Any], sets: Sequence[Any], shared: Any, retrievers: Any, other: Any = None
+) -> dict[str, Any]:
+    """Ask what has no record yet; return the evaluation's report with "mismatch" in it, written and tracked.
+
+    Args:
+        config: Who plans and who executes, and how they are asked.
+        systems: Of `config.systems`.
+        sets: What is asked.
+        shared: The base model.
+        retrievers: Set → retriever.
+        other: The second base model.
+
+    Raises:
+        ConfigError: An adapter does not fit, or the output folder cannot be written.
+        KeyboardInterrupt: Asked to stop; what ended is in the records.
+    """
+    from evaluation.mismatch_report import matrix_figure, mismatch_of, render_mismatch
+
+    blocks, report = gather(config, systems, sets, shared, retrievers, other, PROGRAM)
+    report["mismatch"] = mismatch_of(config, blocks, report)
+    figures = {"mismatch.png": matrix_figure(report["mismatch"])}
+    publish(config, report, [render_mismatch(report["mismatch"])], figures)
+    return report
+
+
+def main() -> int:
+    """Run from the command line; a user's mistake is one message on standard error."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    _log.setLevel(logging.INFO)
+
+    def work() -> int:
+        from evaluation.mismatch_report import render_mismatch
+
+        config, dry_run = read_config(MismatchConfig, sys.argv[1:], PROGRAM)
+        systems, sets = check(config)
+        if not dry_run:
+            retrievers = open_retrievers(config, sets)
+            report = measure_mismatch(config, systems, sets, load_model(config), retrievers, load_other(config))
+            sys.stdout.write(render_mismatch(report["mismatch"]) + "\n")
+        return 0
+
+    return run_command(work, "interrupted; the same command goes on where it stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Can a recorded run be made again here: is the record enough, and is what is installed still what made it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents.errors import ConfigError, RetrieverError
+from graphs.recorded import RecordedGraph
+from graphs.replay import rebuild
+from graphs.trajectory import FAILED, Trajectory
+
+
+def check_rebuilt(run: Trajectory, graph: RecordedGraph) -> list[str]:
+    """Make a run again from its record, prompt by prompt; loads the model and opens the index.
+
+    Returns:
+        Remarks: what differs and may be wanted.
+
+    Raises:
+        ConfigError, RetrieverError: As `check_record`, `check_identity` and `check_roles`.
+        LedgerError: The graph does something else than was recorded.
+    """
+    check_record(run)
+    remarks = check_identity(run, graph)
+    check_roles(run, rebuild(graph, run))
+    return remarks
+
+
+def check_record(run: Trajectory) -> None:
+    """Refuse a run that cannot be made again, whatever is installed.
+
+    Raises:
+        ConfigError: It failed, or its record holds no tokens.
+    """
+    if run.outcome in FAILED:
+        raise ConfigError(f"run {run.run} ended as {run.outcome} ({run.error}): there is no outcome to compare with")
+    bare = [call.id for call in run.calls if not call.prompt_ids]
+    if not run.calls or bare:
+        what = f"holds no tokens of {', '.join(bare[:3])}" if bare else "holds no calls"
+        raise ConfigError(f"the record of run {run.run} {what}, so it cannot be made again; ask with record='on'")
+
+
+def check_identity(run: Trajectory, graph: RecordedGraph) -> list[str]:
+    """Compare what made a run with what would go on; loads the model and opens the index.
+
+    Returns:
+        Remarks: what differs and may be wanted.
+
+    Raises:
+        ConfigError: Another model, tokenizer or prompt set, another role of one's own, or another index.
+        RetrieverError: The index is gone, or cannot answer.
+    """
+    try:
+        hashes = graph.recorder.hashes()
+    except RetrieverError as error:
+        raise RetrieverError(f"run {run.run} searched {_searched(run)}: {error}") from error
+    if run.hashes.get("text", "") != hashes["text"]:
+        here = graph.recorder.batcher.policy.identity.get("base", "?")
+        raise ConfigError(
+            f"run {run.run} was recorded under text hash {run.hashes.get('text')} on {run.identity.get('base', '?')}, "
+            f"here it is {hashes['text']} on {here}: another model, tokenizer, prompt set or version of the roles; "
+            "give the --model, --adapter and --prompts that it was recorded with"
+        )
+    if run.hashes.get("environment", "") != hashes["environment"]:
+        raise ConfigError(
+            f"run {run.run} searched {_searched(run)}, which is not what is there now: other passages, embedder, mode "
+            "or number of passages; build that index again, or ask the question anew"
+        )
+    if run.hashes.get("policy", "") != hashes["policy"]:
+        was = run.hashes.get("policy")
+        return [f"the run was played by {was}, what goes on live is played by {hashes['policy']}"]
+    return []
+
+
+def check_roles(run: Trajectory, again: Trajectory) -> None:
+    """Refuse roles of one's own that say something else than they did.
+
+    Raises:
+        ConfigError: A role's texts have changed since the run was recorded.
+    """
+    was, now = (item.identity.get("roles", {}) for item in (run, again))
+    changed = [name for name, digest in was.items() if now.get(name, digest) != digest]
+    if changed:
+        raise ConfigError(
+            f"run {run.run} was recorded with other texts of the role {', '.join(changed)}; bring them back, or ask anew"
+        )
+
+
+def _searched(run: Trajectory) -> str:
+    known = retriever_of(run)
+    return f"collection {known['collection']!r}" if known.get("collection") else "an index of another kind"
+
+
+def retriever_of(run: Trajectory) -> Mapping[str, Any]:
+    """Return what the record says of the index: "collection", "mode", "k" and the like; empty without one."""
+    known = run.identity.get("retriever")
+    return known if isinstance(known, Mapping) else {}
