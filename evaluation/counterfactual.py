@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from agents.call import Call, Completion, Request
 from agents.errors import ConfigError
@@ -26,7 +26,7 @@ from evaluation.rebuildable import check_rebuilt
 from evaluation.rebuilding import Rebuilder
 from graphs.ledger import find_run, ledger_folder
 from graphs.recorded import RecordedGraph
-from graphs.replay import Replay, instead, make_again, options_of
+from graphs.replay import Change, Replay, instead, make_again, options_of
 from graphs.trajectory import FAILED, Trajectory
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -127,7 +127,6 @@ def score_ending(run: Trajectory, *, score: Score, golds: tuple[str, ...]) -> En
     return Ending(
         answer=run.answer,
         score=float(score(run.answer, golds)),
-        agreement=float(score(run.answer, (run.answer,))) if run.answer else 0.0,
         turns=run.turns,
         retrievals=len(run.retrievals),
         tokens=sum(len(call.response_ids) for call in run.calls),
@@ -190,15 +189,13 @@ def _refused(trial: _Trial, ended: Trajectory) -> bool:
     return any(call.id == trial.call.id and call.format_error for call in ended.calls)
 
 
-def _trials(
-    run: Trajectory, graph: RecordedGraph, call: Call, kind: Kind, resamples: int, other: bool
-) -> list[_Trial]:
+def _trials(run: Trajectory, graph: RecordedGraph, call: Call, kind: Kind, resamples: int, other: bool) -> list[_Trial]:
     """Return the runs that one call is changed in; none where the kind makes no sense for it."""
     options = options_of(run)
     if kind == "skipped":
         if call.role in _WRITERS:
             return []
-        change = partial(_saying, _PLANS[0]) if call.role == "planner" else _silence
+        change: Change = partial(_saying, _PLANS[0]) if call.role == "planner" else _silence
         return [_Trial(call, kind, instead(run, call.id, change, options, fresh=other))]
     if kind == "untuned":
         if graph.recorder.adapter_of(call.role) is None:
@@ -206,9 +203,9 @@ def _trials(
         held = options.model_copy(update={"decoding": "constrained"})
         return [_Trial(call, kind, instead(run, call.id, _untuned, held, fresh=other))]
     seeds = [options.seed + SEED_STEP * place for place in range(1, resamples + 1)]
-    change, fresh = partial(_at, call.temperature), other or not call.greedy
+    sampled, fresh = partial(_at, call.temperature), other or not call.greedy
     return [
-        _Trial(call, kind, instead(run, call.id, change, options.model_copy(update={"seed": seed}), fresh=fresh))
+        _Trial(call, kind, instead(run, call.id, sampled, options.model_copy(update={"seed": seed}), fresh=fresh))
         for seed in seeds
     ]
 

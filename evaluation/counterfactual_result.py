@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from graphs.trajectory import Trajectory
@@ -96,5 +96,12 @@ class Explanation:
                 for item in why.alternatives
             }
             calls.append({"call": why.call, "role": why.role, "text": why.text, "instead": tried})
-        own = {name: value for name, value in asdict(self).items() if name in ("run", "question", "golds", "remarks")}
-        return {**own, "measure": self.measure, "recorded": self.recorded.to_json(), "calls": calls}
+        return {
+            "run": self.run,
+            "question": self.question,
+            "golds": list(self.golds),
+            "measure": self.measure,
+            "recorded": self.recorded.to_json(),
+            "calls": calls,
+            "remarks": list(self.remarks),
+        }

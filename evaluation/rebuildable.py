@@ -83,7 +83,7 @@ def check_roles(run: Trajectory, again: Trajectory) -> None:
     changed = [name for name, digest in was.items() if now.get(name, digest) != digest]
     if changed:
         raise ConfigError(
-            f"run {run.run} was recorded with other texts of the role {', '.join(changed)}; bring them back, or ask anew"
+            f"run {run.run} was recorded with other texts of the role {', '.join(changed)}; ask anew"
         )
 
 

@@ -53,17 +53,18 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One run to be made."""
 
     index: int
     input: QuestionLike
     options: Options
     run: str
+    """Its id."""
 
 
 @dataclass
-class _Gathered:
+class Gathered:
     """Trajectories by run id, as runs close."""
 
     closed: dict[str, Trajectory] = field(default_factory=dict)
@@ -102,8 +103,9 @@ def collect(
     if not questions:
         raise ConfigError("collect() was given no questions; give at least one")
     base = read_options(options, graph.recorder.defaults)
+    graph.recorder.at(base.cost)
     batcher = LockstepBatcher(policy or graph.recorder.batcher.policy)
-    gathered = _Gathered()
+    gathered = Gathered()
 
     def note(trajectory: Trajectory) -> None:
         gathered.closed[trajectory.run] = trajectory
@@ -117,7 +119,7 @@ def collect(
     for job in jobs:
         private.check(job.input)
     started = time.perf_counter()
-    _drive(batcher, lambda: _run_all(private, jobs, in_flight, gathered))
+    drive(batcher, lambda: run_jobs(private, jobs, in_flight, gathered))
     elapsed = time.perf_counter() - started
     results = [gathered.closed[job.run] for job in jobs]
     if timing is not None:
@@ -136,9 +138,9 @@ def _recorded(results: Sequence[Trajectory], kind: str) -> float:
     return math.fsum(call.seconds.get(kind, 0.0) for result in results for call in result.calls)
 
 
-def _jobs(questions: Sequence[QuestionLike], base: Options, runs: int, key: str) -> list[_Job]:
+def _jobs(questions: Sequence[QuestionLike], base: Options, runs: int, key: str) -> list[Job]:
     """Give each run its seed and an id that is the same whenever it is collected again."""
-    jobs: list[_Job] = []
+    jobs: list[Job] = []
     for item in questions:
         given = dict(item) if isinstance(item, Mapping) else {key: item}
         identifier = given.pop("id", None) or base.question_id
@@ -146,14 +148,15 @@ def _jobs(questions: Sequence[QuestionLike], base: Options, runs: int, key: str)
             options = base.model_copy(update={"seed": base.seed + turn, "question_id": identifier})
             name = f"{options.seed}|{identifier}|{given.get(key)}|{len(jobs)}"
             run = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-            jobs.append(_Job(len(jobs), given, options, run))
+            jobs.append(Job(len(jobs), given, options, run))
     return jobs
 
 
-async def _run_all(graph: RecordedGraph, jobs: Sequence[_Job], in_flight: int, gathered: _Gathered) -> None:
+async def run_jobs(graph: RecordedGraph, jobs: Sequence[Job], in_flight: int, gathered: Gathered) -> None:
+    """Make the runs of some jobs, at most `in_flight` at once; what they raise is gathered once they were begun."""
     slots = asyncio.Semaphore(in_flight)
 
-    async def one(job: _Job) -> None:
+    async def one(job: Job) -> None:
         async with slots:
             config: RunnableConfig = {"configurable": {RUN_ID_KEY: job.run}}
             try:
@@ -172,7 +175,7 @@ async def _run_all(graph: RecordedGraph, jobs: Sequence[_Job], in_flight: int, g
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _drive(batcher: LockstepBatcher, work: Callable[[], Any]) -> None:
+def drive(batcher: LockstepBatcher, work: Callable[[], Any]) -> None:
     """Run `work` in a private event loop that reports its idle moments to the batcher."""
 
     def factory() -> asyncio.AbstractEventLoop:
