@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphs.trajectory import Trajectory
 
 _MODEL, _PASSAGES, _LIMITS, _OUTPUT = "Model", "Passages", "Budgets and sampling", "Output and record"
-_LOADING = ("model", "prompts", "device", "dtype", "threads", "index", "embedder", "top_k", "ledger")
+_LOADING = ("model", "costs", "prompts", "device", "dtype", "threads", "index", "embedder", "top_k", "ledger")
 _PER_CALL = (
     "workflow",
     "max_turns",
@@ -29,6 +29,7 @@ _PER_CALL = (
     "temperature",
     "seed",
     "decoding",
+    "cost",
     "select",
     "record",
 )
@@ -36,6 +37,9 @@ Model = Annotated[
     str | None, typer.Option(help="Folder or Hugging Face id; default: embedded.", rich_help_panel=_MODEL)
 ]
 Adapter = Annotated[str, typer.Option(help="Adapter folder; auto = the shipped one, none.", rich_help_panel=_MODEL)]
+Costs = Annotated[
+    str | None, typer.Option(help="Folder with adapters low/ and high/, for --cost.", rich_help_panel=_MODEL)
+]
 Prompts = Annotated[str | None, typer.Option(help="examples, bare, or a folder.", rich_help_panel=_MODEL)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …", rich_help_panel=_MODEL)]
 Dtype = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.", rich_help_panel=_MODEL)]
@@ -55,6 +59,9 @@ MaxNewTokens = Annotated[int | None, typer.Option(help="Cap on each role's token
 Temperature = Annotated[float | None, typer.Option(help="0 = greedy (default).", rich_help_panel=_LIMITS)]
 Seed = Annotated[int | None, typer.Option(help="Key of all random numbers.", rich_help_panel=_LIMITS)]
 Decoding = Annotated[str | None, typer.Option(help="free or constrained.", rich_help_panel=_LIMITS)]
+Cost = Annotated[
+    str | None, typer.Option(help="low, default or high: which adapter of a sweep.", rich_help_panel=_LIMITS)
+]
 Select = Annotated[str | None, typer.Option(help="What roles see: role or full.", rich_help_panel=_LIMITS)]
 Record = Annotated[str | None, typer.Option(help="off, on or train (samples).", rich_help_panel=_OUTPUT)]
 Ledger = Annotated[Path | None, typer.Option(help="Ledger folder; default: JADE's own.", rich_help_panel=_OUTPUT)]
@@ -66,6 +73,7 @@ def ask(
     question: Annotated[str | None, typer.Argument(help="The question; without one a prompt stays open.")] = None,
     model: Model = None,
     adapter: Adapter = "auto",
+    costs: Costs = None,
     prompts: Prompts = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -82,6 +90,7 @@ def ask(
     temperature: Temperature = None,
     seed: Seed = None,
     decoding: Decoding = None,
+    cost: Cost = None,
     select: Select = None,
     record: Record = None,
     ledger: Ledger = None,

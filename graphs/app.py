@@ -6,7 +6,7 @@ when the first question comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from agents.lazy import LazyPolicy, LazyRetriever
 from agents.passage import Retriever
 from agents.role import Prompts
 from agents.roster import ROLES, prompts_digest
+from graphs.costs import Costs, adapter_name, cost_folders, speakers
 from graphs.jade import build_jade, build_topology
 from graphs.ledger import LedgerWriter
 from graphs.options import read_options
@@ -38,6 +39,7 @@ def load_graph(
     model: str | Path | None = None,
     *,
     adapter: str | Path | Mapping[str, str | Path | None] | None = "auto",
+    costs: Costs | None = None,
     index: str | None = None,
     retriever_mode: str = "exact",
     embedder: str | None = None,
@@ -64,6 +66,8 @@ def load_graph(
         adapter: "auto" = the shipped one where there is one for this model; None = the model as it is; an adapter
             folder, or the id of the MLflow run that logged it; or a mapping role name → one of these ("*" for the
             rest), to play roles on different adapters, a role whose value is None on none.
+        costs: Adapters of a sweep, for `invoke(..., cost="low")`: "low" and "high" → adapter, or a folder that holds
+            low/ and high/; None = those beside an adapter folder that is called default.
         index: Collection that `jade index` built, or a bundled dataset's name; None = the starter corpus.
         retriever_mode: "exact", "hnsw", "bm25" or "hybrid".
         embedder: None = the embedded MiniLM; a local folder; or a Hugging Face id.
@@ -89,12 +93,17 @@ def load_graph(
         SetupError: The embedded models cannot be prepared.
         RetrieverError: The index cannot answer.
     """
+    if policy is not None and costs is not None:
+        raise ConfigError("costs chooses adapters of a local model, and a policy was given; drop one of the two")
     folders = _adapter_folders(model, adapter) if policy is None else {}
+    chosen = cost_folders(costs, folders.get("*"))
     merged = read_merged(model) if policy is None and model is not None else None
     untuned = policy is None and not folders and merged is None
     options = read_options({"decoding": "constrained", **defaults} if untuned else defaults)
-    prompt_set = _prompt_set(prompts, folders, merged)
-    load_policy = partial(_load_policy, model, folders, prompt_set, device, dtype, threads, progress)
+    prompt_set = _prompt_set(prompts, [*folders.values(), *chosen.values()], merged)
+    named = {_adapter_name(role): folder for role, folder in folders.items()}
+    named |= {adapter_name(cost): folder for cost, folder in chosen.items()}
+    load_policy = partial(_load_policy, model, named, prompt_set, device, dtype, threads, progress)
     speaker: Policy = policy if policy is not None else LazyPolicy(load_policy)
     find = partial(_open_retriever, index, retriever_mode, embedder, top_k, progress)
     source: Retriever = retriever if retriever is not None else LazyRetriever(find)
@@ -115,7 +124,7 @@ def load_graph(
         ledger=ledger if isinstance(ledger, LedgerWriter) else default_ledger(ledger),
         defaults=options,
     )
-    return recorded.with_recorder(code=code_version())
+    return recorded.with_recorder(code=code_version(), costs=speakers(chosen))
 
 
 def shipped_adapter(model: str | Path | None) -> Path | None:
@@ -150,9 +159,7 @@ def _adapter_names(adapter: Any, folders: Mapping[str, Path]) -> dict[str, str |
     return {**dict.fromkeys(bare), **{role: _adapter_name(role) for role in folders}}
 
 
-def _prompt_set(
-    prompts: str | Path | Prompts | None, folders: Mapping[str, Path], merged: MergedInfo | None
-) -> Prompts:
+def _prompt_set(prompts: str | Path | Prompts | None, folders: Sequence[Path], merged: MergedInfo | None) -> Prompts:
     """Choose the prompt set: the one asked for, else the adapters', else the exported model's, else with examples.
 
     Raises:
@@ -164,7 +171,7 @@ def _prompt_set(
         return Prompts("bare" if prompts == "bare" else "examples")
     if prompts is not None:
         return Prompts.load(Path(prompts).expanduser(), "bare" if folders or merged else "examples", ROLES)
-    sets = {read_adapter(folder).prompts for folder in folders.values()}
+    sets = {read_adapter(folder).prompts for folder in folders}
     if not sets and merged is not None:
         sets = {merged.prompts}
     if len(sets) > 1:
@@ -176,14 +183,14 @@ def _prompt_set(
 
 def _load_policy(
     model: str | Path | None,
-    folders: Mapping[str, Path],
+    adapters: Mapping[str, Path],
     prompts: Prompts,
     device: str,
     dtype: str,
     threads: int | None,
     progress: Progress | None,
 ) -> SharedModel:
-    """Load the model and its adapters, and check that the adapters belong to model and prompts."""
+    """Load the model and its adapters (name → folder), and check that they belong to model and prompts."""
     from agents.model import SharedModel
 
     shared = SharedModel.load(
@@ -194,12 +201,13 @@ def _load_policy(
         text_digest=prompts_digest(prompts),
         progress=progress,
     )
-    for role, folder in folders.items():
-        shared.add_adapter(_adapter_name(role), folder)
+    for name, folder in adapters.items():
+        shared.add_adapter(name, folder)
         read_adapter(folder, base_weights=shared.weights, text=shared.identity["text"])
-    if "*" in folders:
-        shared.adapter = _adapter_name("*")
-        shared.version = str(read_adapter(folders["*"]).version)
+    default = _adapter_name("*")
+    if default in adapters:
+        shared.adapter = default
+        shared.version = str(read_adapter(adapters[default]).version)
     return shared
 
 

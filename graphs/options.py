@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agents.errors import ConfigError
 from agents.workflow import check_forced, parse_forced
+from graphs.costs import Cost
 
 Record = Literal["off", "on", "train"]
 Decoding = Literal["free", "constrained"]
@@ -43,6 +44,10 @@ class Options(BaseModel):
     decoding: Decoding = Field(
         "free",
         description=("'free' or 'constrained' (only what the role's grammar allows is sampled)."),
+    )
+    cost: Cost = Field(
+        "default",
+        description=("'low', 'default' or 'high': which adapter of a sweep over prices plays all roles, if loaded."),
     )
     select: Select = Field("role", description=("What a role sees of the run: its own view, or everything (ablation)."))
     question_id: str | None = Field(None, description="Your id of the question; gold answers are joined by it.")

@@ -143,8 +143,9 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             run = self._resume(thread, options)
         else:
             input, question = read_question(input, self.recorder.input, needed=self.context_schema is Options)
-            self.recorder.hashes()  # a lazy policy loads here: off a serving event loop, before the clock starts
-            run = Run(self.recorder, conf.get(RUN_ID_KEY) or new_run_id(), question, options)
+            recorder = self.recorder.at(options.cost)
+            recorder.hashes()  # a lazy policy loads here: off a serving event loop, before the clock starts
+            run = Run(recorder, conf.get(RUN_ID_KEY) or new_run_id(), question, options)
             run.thread = thread
             self._write_open(run)
         run.streaming = "custom" in stream_modes(kwargs)
@@ -216,7 +217,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         run = Run.reopen(self.recorder, thread) if options.record != "off" else None
         if run is None:
             unrecorded = {"record": "off", "temperature": options.tau}
-            run = Run(self.recorder, new_run_id(), "", options.model_copy(update=unrecorded))
+            run = Run(self.recorder.at(options.cost), new_run_id(), "", options.model_copy(update=unrecorded))
             if options.record != "off":
                 run.warn("not recorded: the ledger does not hold what this run did before it was interrupted")
         run.checkpoint()

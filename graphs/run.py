@@ -11,7 +11,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from agents.errors import ConfigError, RetrieverError
 from agents.passage import Passage, Retriever
 from agents.role import Prompts, Role
 from agents.roster import ROLES, role_digest
+from graphs.costs import Speaker, speaker_at
 from graphs.journal import Journal
 from graphs.ledger import LedgerWriter
 from graphs.ledger_lines import UNREADABLE
@@ -42,6 +43,10 @@ class Recorder:
     prompts: Prompts = field(default_factory=Prompts)
     adapters: Mapping[str, str | None] = field(default_factory=dict)
     """Role name → adapter name; "*" is the default for roles not named; absent = the base model."""
+    costs: Mapping[str, Speaker] = field(default_factory=dict)
+    """Who plays at which cost, beside the default."""
+    speaker: Mapping[str, str] = field(default_factory=dict)
+    """What the record's identity says of who speaks, where that is not the policy's own default."""
     ledger: LedgerWriter | None = None
     retriever: Retriever | None = None
     """What the graph's nodes search, for the record's environment hash."""
@@ -59,13 +64,24 @@ class Recorder:
         """Return the name of the adapter that plays `role`."""
         return self.adapters.get(role, self.adapters.get("*"))
 
+    def at(self, cost: str) -> Recorder:
+        """Return the recorder of a run at a cost: one adapter plays all its roles.
+
+        Raises:
+            ConfigError: No adapter is loaded for that cost.
+        """
+        if cost == "default":
+            return self
+        speaker = speaker_at(cost, self.costs)
+        return replace(self, adapters={"*": speaker.adapter}, speaker=speaker.identity)
+
     def environment(self) -> Mapping[str, str]:
         """Return the retriever's identity; empty without one."""
         return self.retriever.identity if self.retriever is not None else {}
 
     def hashes(self) -> dict[str, str]:
         """Return the three hashes that travel with each run (DESIGN §6)."""
-        identity = self.batcher.policy.identity
+        identity = {**self.batcher.policy.identity, **self.speaker}
         return {
             "text": identity.get("text", ""),
             "policy": identity.get("policy", ""),
@@ -74,7 +90,8 @@ class Recorder:
 
     def names(self) -> dict[str, Any]:
         """Return the readable names behind the hashes."""
-        policy = {key: value for key, value in self.batcher.policy.identity.items() if key not in ("text", "policy")}
+        identity = {**self.batcher.policy.identity, **self.speaker}
+        policy = {key: value for key, value in identity.items() if key not in ("text", "policy")}
         environment = {key: value for key, value in self.environment().items() if key != "environment"}
         adapters = {role: name for role, name in self.adapters.items() if name}
         return {**policy, "retriever": environment, "adapters": adapters, "code": self.code}
@@ -198,7 +215,8 @@ class Run:
             return None
         try:
             identifier = new_run_id() if found.closed else found.run
-            run = Run(recorder, identifier, str(found.data["question"]), read_options(found.data["options"]))
+            options = read_options(found.data["options"])
+            run = Run(recorder.at(options.cost), identifier, str(found.data["question"]), options)
             run.thread, run.started = thread, str(found.data["started"])
             restore(run, found.data)
         except UNREADABLE:
