@@ -143,11 +143,12 @@ def _jobs(questions: Sequence[QuestionLike], base: Options, runs: int, key: str)
     jobs: list[Job] = []
     for item in questions:
         given = dict(item) if isinstance(item, Mapping) else {key: item}
-        identifier = given.pop("id", None) or base.question_id
+        named = given.pop("id", None)
+        identifier = base.question_id if named is None else str(named)
         for turn in range(runs):
             options = base.model_copy(update={"seed": base.seed + turn, "question_id": identifier})
             name = f"{options.seed}|{identifier}|{given.get(key)}|{len(jobs)}"
-            run = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+            run = hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).hexdigest()
             jobs.append(Job(len(jobs), given, options, run))
     return jobs
 

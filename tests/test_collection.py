@@ -100,6 +100,13 @@ def test_results_come_in_order_with_ids_and_seeds(tmp_path: Path) -> None:
     assert [item.run for item in again] == [item.run for item in trajectories]
 
 
+def test_ids_are_text_and_unreadable_questions_are_refused(tmp_path: Path) -> None:
+    (run,) = collect(jade(tmp_path).graph, [{"question": "A?", "id": 7}], workflow="AG")
+    assert run.question_id == "7"
+    with pytest.raises(ConfigError, match="question"):
+        collect(jade(tmp_path).graph, ["half a character: \ud800"], workflow="AG")
+
+
 def test_policy_ledger_defaults_and_timing(tmp_path: Path) -> None:
     class Slow(ScriptedPolicy):
         def sample(self, requests: Sequence[Request]) -> list[Completion]:

@@ -226,13 +226,14 @@ def test_what_may_not_be_trained_on_is_refused_by_name_and_counted(tmp_path: Pat
         replace(runs[4], run="x2", outcome="crashed"),
         replace(runs[4], run="x3", question_id=None, question="never asked"),
         replace(runs[4], run="x4", calls=(replace(runs[4].calls[0], mask=()), *runs[4].calls[1:])),
-        runs[5],
+        replace(runs[4], run="x5", identity={**runs[4].identity, "roles": {"mine": "new"}}),
+        replace(runs[5], identity={**runs[5].identity, "roles": {"mine": "old"}}),
     ]
     batch = [batch[-1], *batch[:-1]]
     found = prepare(batch, session.players, session.store, session.gold, session.config, version=0)
     assert found.dropped.counts == {
         "unmatched": 1, "other-text": 1, "other-environment": 1, "unknown-policy": 1, "parity-mean": 1, "greedy": 1,
-        "newer-policy": 1, "crashed": 1, "damaged": 1,
+        "newer-policy": 1, "crashed": 1, "damaged": 1, "other-roles": 1,
     }  # fmt: skip
     assert [item.run for item in found.buffer.trajectories] == [runs[5].run]
     assert found.metrics["replay/refused/parity-mean"] == 1.0 and found.metrics["rollout/dropped/unmatched"] == 1.0

@@ -23,7 +23,6 @@ PROGRAM = "python -m training.ppo"
         (["--lam", "1.5"], "lam=1.5; must be from 0 to 1"),
         (["--omega-cap", "0.5"], "omega_cap=0.5; must be from 1"),
         (["--estimator", "loo", "--runs", "1"], "leave-one-out baseline needs runs of 2"),
-        (["--graph", "my:graph"], "graph is given without questions"),
         (["--datasets", "[]"], "datasets is empty"),
         (["--workflow", "R,AG", "--train", "planner"], "no planner speaks"),
         (["--answers", "gold.jsonl"], "answers belongs to ledger"),

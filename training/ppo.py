@@ -34,7 +34,7 @@ from training.history import add_metrics
 from training.interference import interference
 from training.ppo_config import PPOConfig
 from training.ppo_estimate import estimate
-from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of
+from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
 from training.progress import following
 from training.report import report_figures, report_ledger, run_credit
 from training.rollout import Rollout, gather, prepare, replay, segment_file
@@ -265,9 +265,10 @@ def train(config: PPOConfig, *, dry_run: bool = False) -> int:
     Raises:
         JadeError: As named in its message, before any training where that can be known.
     """
-    prompts = prompts_of(config)
+    prompts, asks = prompts_of(config), config.ledger is None or bool(config.eval_every)
+    questions = read_questions(config) if asks else []
     shared = load_model(config, prompts)
-    worlds = make_worlds(config, shared, prompts) if config.ledger is None or config.eval_every else []
+    worlds = make_worlds(config, shared, prompts, questions)
     gold = make_gold(config, worlds)
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
@@ -289,7 +290,7 @@ def main() -> int:
         config, dry_run = read_config(PPOConfig, sys.argv[1:], "python -m training.ppo")
         return train(config, dry_run=dry_run)
 
-    return run_command(work)
+    return run_command(work, "stopped at once; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ class PPOConfig:
     datasets: list[str] = field(default_factory=lambda: ["hotpotqa"])
     """Bundled sets with an index; iterations take turns, since one update needs one environment."""
     graph: str | None = None
-    """Your own graph as module:name (a compiled graph, a recorded one, or a function returning one)."""
+    """Your own graph as module:name: a compiled graph, a recorded one, or a function returning one. A function with a
+    parameter `retriever` can do without `data`: it is trained on the questions of `datasets`, over their indexes."""
     data: str | None = None
     """Your own questions: a file with question and answers; used with `graph`, or in place of `datasets`' questions."""
     score: str | None = None
@@ -232,8 +233,6 @@ class PPOConfig:
     def _check_combinations(self) -> None:
         if self.estimator == "loo" and self.runs < 2 and self.ledger is None:
             raise ConfigError(f"estimator=loo with runs={self.runs}; a leave-one-out baseline needs runs of 2 or more")
-        if self.graph is not None and self.data is None and self.ledger is None:
-            raise ConfigError("graph is given without questions; give data (or a ledger to replay) as well")
         if self.graph is None and not self.datasets:
             raise ConfigError("datasets is empty; name at least one bundled set, or give graph and data")
         if self.workflow is not None and self.train == "planner":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.adapters import read_adapter
+from agents.adapters import read_adapter, read_merged
 from agents.batcher import TimedBatcher
 from agents.errors import ConfigError
 from agents.model import SharedModel
@@ -27,16 +27,18 @@ HELD_OUT = 10
 
 
 def prompts_of(config: PPOConfig) -> Prompts:
-    """Return the prompt set: the start adapter's, else the one with examples for an untuned model.
+    """Return the prompt set: the start adapter's, else an exported model's, else the one with examples.
 
     Raises:
-        ConfigError: The adapter folder cannot be read, or names a folder of prompts.
+        ConfigError: The adapter folder cannot be read, or adapter or model names a folder of prompts.
     """
-    if config.adapter is None:
-        return Prompts()
-    style = read_adapter(Path(config.adapter).expanduser()).prompts
+    if config.adapter is not None:
+        style, who = read_adapter(Path(config.adapter).expanduser()).prompts, f"adapter {config.adapter}"
+    else:
+        merged = None if config.model is None else read_merged(config.model)
+        style, who = "examples" if merged is None else merged.prompts, f"model {config.model}"
     if style not in ("bare", "examples"):
-        raise ConfigError(f"adapter {config.adapter} was trained under prompt set {style!r}; allowed: bare, examples")
+        raise ConfigError(f"{who} was trained under prompt set {style!r}; allowed: bare, examples")
     return Prompts("bare" if style == "bare" else "examples")
 
 
@@ -55,50 +57,108 @@ def load_model(config: PPOConfig, prompts: Prompts) -> SharedModel:
     )
 
 
-def make_worlds(config: PPOConfig, shared: SharedModel, prompts: Prompts) -> list[World]:
+Questions = tuple[str, Sequence[Example], Sequence[Example]]
+"""Name of a set, its train questions, its held-out questions."""
+
+
+def read_questions(config: PPOConfig) -> list[Questions]:
+    """Return what is asked, before any model is loaded: each bundled set, or the user's data.
+
+    Raises:
+        ConfigError: Unknown sets, unreadable data, or a graph of one's own that nobody asks anything.
+    """
+    if config.graph is not None and (config.data is not None or config.ledger is not None):
+        train, dev = own_questions(config) if config.data is not None else ([], [])
+        return [(config.graph.rpartition(":")[2], train, dev)]
+    if config.graph is not None and not takes_retriever(config.graph):
+        raise ConfigError(
+            f"graph {config.graph} is given without questions; give data (or a ledger to replay) as well, or make it a "
+            "function with a parameter `retriever`: it is then trained on the bundled datasets"
+        )
+    if config.data is not None:
+        train, dev = own_questions(config)
+        return [(name, train, dev) for name in config.datasets]
+    found = []
+    for name in config.datasets:
+        found.append((name, load_examples(name, "train"), load_examples(name, "dev", sample=config.eval_sample)))
+    return found
+
+
+def make_worlds(
+    config: PPOConfig, shared: SharedModel, prompts: Prompts, questions: Sequence[Questions] | None = None
+) -> list[World]:
     """Return the graphs with their questions: one per bundled set, or the user's own graph.
+
+    Args:
+        config: Sets, graph and budgets.
+        shared: Who plays all roles.
+        prompts: The prompt set.
+        questions: As `read_questions` returned them; None = read now.
 
     Raises:
         ConfigError: Unknown sets, unreadable data, or something that is no graph.
         RetrieverError: An index is missing.
     """
-    if config.graph is not None:
-        graph = own_graph(config.graph, shared, prompts, Path(config.output))
-        train, dev = own_questions(config) if config.data is not None else ([], [])
-        return [World(config.graph.rpartition(":")[2], graph, train, dev)]
     from agents.retriever import open_retriever
 
-    worlds = []
-    for name in config.datasets:
-        train = load_examples(name, "train")
-        dev = load_examples(name, "dev", sample=config.eval_sample)
-        if config.data is not None:
-            train, dev = own_questions(config)
+    worlds, output = [], Path(config.output)
+    for name, train, dev in read_questions(config) if questions is None else questions:
+        if config.graph is not None and (config.data is not None or config.ledger is not None):
+            worlds.append(World(name, own_graph(config.graph, shared, prompts, output), train, dev))
+            continue
         retriever = open_retriever(name, k=config.top_k)
+        if config.graph is not None:
+            offered = {"retriever": retriever, "top_k": config.top_k}
+            worlds.append(World(name, own_graph(config.graph, shared, prompts, output, offered), train, dev))
+            continue
         graph = trainable(
             build_jade(retriever, max_depth=config.max_depth, top_k=config.top_k),
             policy=shared,
             prompts=prompts,
             retriever=retriever,
-            ledger=LedgerWriter(Path(config.output) / "ledger"),
+            ledger=LedgerWriter(output / "ledger"),
         )
         worlds.append(World(name, graph, train, dev))
     return worlds
 
 
-def own_graph(spec: str, shared: SharedModel, prompts: Prompts, output: Path) -> RecordedGraph:
-    """Return the user's graph, recorded and played by the shared model.
+def takes_retriever(spec: str) -> bool:
+    """Return whether "module:name" is a function that makes its graph over a retriever it is given.
 
     Raises:
-        ConfigError: The name cannot be imported, or is no graph.
+        ConfigError: It cannot be imported.
+    """
+    found = load_object(spec, "graph")
+    return not hasattr(found, "invoke") and callable(found) and "retriever" in inspect.signature(found).parameters
+
+
+def own_graph(
+    spec: str, shared: SharedModel, prompts: Prompts, output: Path, offered: Mapping[str, Any] | None = None
+) -> RecordedGraph:
+    """Return the user's graph, recorded and played by the shared model.
+
+    Args:
+        spec: "module:name" of a compiled graph, a recorded one, or a function making one.
+        shared: Who plays its roles; handed to a function that takes a `policy`.
+        prompts: The prompt set.
+        output: Where its ledger goes.
+        offered: Further arguments by name, for a function that takes them, such as `retriever` and `top_k`.
+
+    Raises:
+        ConfigError: The name cannot be imported, is no graph, or a function that wants other arguments.
     """
     found: Any = load_object(spec, "graph")
+    known = {"policy": shared, **(offered or {})}
     if not hasattr(found, "invoke") and callable(found):
         takes = inspect.signature(found).parameters
-        found = found(policy=shared) if "policy" in takes else found()
+        try:
+            found = found(**{name: value for name, value in known.items() if name in takes})
+        except TypeError as error:
+            raise ConfigError(f"graph {spec!r} wants other arguments than {', '.join(known)}: {error}") from error
     if isinstance(found, RecordedGraph):
         return found.with_recorder(batcher=TimedBatcher(shared))
-    return trainable(found, policy=shared, prompts=prompts, ledger=LedgerWriter(output / "ledger"))
+    ledger = LedgerWriter(output / "ledger")
+    return trainable(found, policy=shared, prompts=prompts, retriever=known.get("retriever"), ledger=ledger)
 
 
 def own_questions(config: PPOConfig) -> tuple[Sequence[Example], Sequence[Example]]:

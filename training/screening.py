@@ -109,15 +109,23 @@ def screen(
 
 
 def _usable(players: Players, runs: Sequence[Trajectory], refused: list[tuple[str, str]]) -> list[Trajectory]:
-    """Keep runs that did not fail, were sampled, can be read, and belong to this text and one environment."""
+    """Keep runs that did not fail, were sampled, can be read, and belong to one text and environment.
+
+    Roles of one's own, which the text hash does not cover, must not have changed from one run to the next.
+    """
     text, environment = players.shared.identity["text"], None
     kept: list[Trajectory] = []
+    roles: dict[str, str] = {}
     for run in runs:
         problem = _record_problem(run) or hash_problem(run.hashes, text, environment)
+        own: dict[str, str] = run.identity.get("roles") or {}
+        if problem is None and any(roles.get(role, digest) != digest for role, digest in own.items()):
+            problem = "other-roles"
         if problem is not None:
             refused.append((problem, run.run))
             continue
         environment = run.hashes.get("environment", "")
+        roles |= own
         kept.append(run)
     return kept
 
