@@ -21,6 +21,7 @@ from cli.export import export
 from cli.feedback import feedback
 from cli.index import index
 from cli.runs import runs
+from cli.serve import serve
 from cli.show import show
 from cli.terminal import show_error
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, index, runs, show, feedback, export, doctor):
+for command in (ask, serve, index, runs, show, feedback, export, doctor):
     app.command()(command)
 
 

@@ -18,18 +18,19 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 
 from agents.batcher import Batcher
-from agents.errors import ConfigError, RetrieverError
+from agents.errors import ConfigError
 from agents.passage import Passage, Retriever
 from agents.role import Prompts, Role
 from agents.roster import ROLES, role_digest
 from graphs.costs import Speaker, speaker_at
+from graphs.ending import outcome_of, stopped_by
 from graphs.journal import Journal
 from graphs.ledger import LedgerWriter
 from graphs.ledger_lines import UNREADABLE
 from graphs.options import Options, read_options
 from graphs.resume import restore, snapshot, unfinished
 from graphs.tracker import Place, Tracker
-from graphs.trajectory import Outcome, Retrieval, Trajectory
+from graphs.trajectory import Retrieval, Trajectory
 
 RUN_KEY = "__jade_run"
 RUN_ID_KEY = "__jade_run_id"
@@ -236,6 +237,7 @@ class Run:
 
     def trajectory(self, error: BaseException | None) -> Trajectory:
         """Return the record of the finished run."""
+        error = stopped_by(error)
         calls = self.journal.linked()
         retrievals = self.journal.ordered_retrievals()
         output = self.tracker.output if isinstance(self.tracker.output, Mapping) else {}
@@ -248,7 +250,7 @@ class Run:
             run=self.id,
             question=self.question,
             answer="" if error is not None or answer is None else str(answer),
-            outcome=_outcome(error, calls[-1] if calls else None),
+            outcome=outcome_of(error, calls[-1] if calls else None),
             calls=calls,
             retrievals=retrievals,
             question_id=self.options.question_id,
@@ -272,21 +274,6 @@ class Run:
 def new_run_id() -> str:
     """Return a fresh id for a run."""
     return uuid.uuid4().hex[:16]
-
-
-def _outcome(error: BaseException | None, final: Any) -> Outcome:
-    """Return the first outcome that applies (DESIGN §6); truncated and invalid speak of the final call."""
-    if isinstance(error, RetrieverError):
-        return "retriever-error"
-    if isinstance(error, TimeoutError):
-        return "timeout"
-    if error is not None:
-        return "crashed"
-    if final is not None and final.truncated:
-        return "truncated"
-    if final is not None and final.format_error is not None:
-        return "invalid"
-    return "ok"
 
 
 def _ids(items: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import pytest
 from tests import tree
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("agents", "graphs", "evaluation", "training", "cli", "experiments")
+PACKAGES = ("agents", "graphs", "evaluation", "training", "serving", "cli", "experiments")
 LONGEST = 320
 MODELS = ("agents/model*.py", "agents/embedded.py", "agents/embedder.py", "training/*.py")
 DOORS = {
@@ -26,6 +26,9 @@ DOORS = {
     "chromadb": ("agents/chroma.py",),
     "mlflow": ("evaluation/tracking.py", "agents/adapters.py"),
     "langgraph": ("graphs/*.py",),
+    "fastapi": ("serving/*.py",),
+    "uvicorn": ("serving/*.py",),
+    "prometheus_client": ("serving/*.py",),
 }
 """Which files may import a heavy dependency at run time (DESIGN §4)."""
 
