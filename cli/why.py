@@ -127,6 +127,8 @@ class Explainer:
         graph, golds, checks = self._rebuilder.graph(run), self._golds.of(run), self.checks
         if checks is None:
             return explain(run, graph, golds=golds, **self._wishes)
+        if not golds:
+            raise ConfigError(f"run {run.run}: --critic needs a gold answer; give --gold, or --answers FILE")
         values = checks.values(run)
         explanation = explain(run, graph, golds=golds, score=checks.score, **self._wishes)
         self.states += checks.compare(explanation, values)

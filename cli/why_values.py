@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.counterfactual_result import Explanation
 from graphs.trajectory import Trajectory
+from training.duals import in_force
 from training.gold import load_score
 from training.recorded_credit import Terms
 from training.restored import load_critic, read_past, values_of
@@ -33,7 +34,8 @@ class Checks:
         self.adapter = self._past.folder / "adapter"
         self.model, self.graph, self.answers = config.model, config.graph, config.answers or config.data
         self.score = load_score(config.score)
-        self._terms = Terms(config.alpha, config.beta, config.format_penalty, config.gamma, config.lam)
+        prices = in_force(config, self._past.state)
+        self._terms = Terms(prices.alpha, prices.beta, config.format_penalty, config.gamma, config.lam)
 
     @cached_property
     def _players(self) -> Players:

@@ -113,7 +113,9 @@ def agreement(states: Sequence[StateValue]) -> Agreement:
 
 
 def _pearson(one: Sequence[float], other: Sequence[float]) -> float:
+    if min(one) == max(one) or min(other) == max(other):
+        return math.nan
     mean, mean_other = fmean(one), fmean(other)
     across = math.fsum((a - mean) * (b - mean_other) for a, b in zip(one, other, strict=True))
     spread = math.sqrt(math.fsum((a - mean) ** 2 for a in one) * math.fsum((b - mean_other) ** 2 for b in other))
-    return across / spread if spread > 0 else math.nan
+    return across / spread

@@ -1,0 +1,66 @@
+"""Counterfactuals summed by role, by hand: the question is the unit, helped means that it is worse without."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluation.counterfactual_result import Alternative, CallWhy, Ending, Explanation, Kind
+from evaluation.counterfactual_roles import role_effects
+from tests.test_recorded_credit import RUN
+
+
+def ending(score: float, answer: str = "a", tokens: int = 10, turns: int = 1) -> Ending:
+    return Ending(answer, score, turns, 1, tokens, RUN)
+
+
+def explained(
+    key: str, score: float, *without: Ending, gold: bool = True, kind: Kind = "skipped", role: str = "document_selector"
+) -> Explanation:
+    """Return a run whose role spoke once for every ending of `without`."""
+    calls = tuple(
+        CallWhy(f"root/{place}/DS", role, "", (Alternative(kind, (other,)),)) for place, other in enumerate(without)
+    )
+    return Explanation("r", key, "q", ("g",) if gold else (), ending(score), calls)
+
+
+def test_helped_and_hurt_are_shares_of_the_questions() -> None:
+    effects = role_effects(
+        [
+            explained("one", 1.0, ending(0.0, "b", 6)),  # it helped
+            explained("one", 0.5, ending(0.5)),  # asked twice: one question, −0.5 on average
+            explained("two", 0.0, ending(1.0, "b"), ending(0.5, "c")),  # it hurt, twice in one run: +0.75
+            explained("three", 0.25, ending(0.25, "A!")),  # no difference
+            explained("four", 0.4, ending(0.4)),
+        ]
+    )
+    (effect,) = effects
+    assert (effect.role, effect.kind, effect.questions, effect.graded, effect.calls) == (
+        "document_selector", "skipped", 4, 4, 6,
+    )  # fmt: skip
+    assert (effect.helped, effect.hurt, effect.answer) == (0.25, 0.25, 0.5)
+    assert effect.score is not None and effect.score.mean == pytest.approx((-0.5 + 0.75 + 0 + 0) / 4)
+    assert effect.score.low <= effect.score.mean <= effect.score.high and effect.score.n == 4
+    assert effect.tokens == pytest.approx((-2.0 + 0 + 0 + 0) / 4)  # −4 and 0 in the two runs of question one
+    assert effect.sentence == (
+        "document selector helped on 25% of the questions and hurt on 25% (n = 4, against runs in which it was skipped)"
+    )
+    assert effect.to_json()["score"]["mean"] == effect.score.mean
+
+
+def test_runs_without_gold_tell_only_whether_the_answer_changed() -> None:
+    (effect,) = role_effects([explained("one", 1.0, ending(0.0, "b"), gold=False)])
+    assert (effect.questions, effect.graded, effect.helped, effect.hurt, effect.score) == (1, 0, 0.0, 0.0, None)
+    assert effect.answer == 1.0 and "the answer changed on 100% of 1 questions" in effect.sentence
+    (effect,) = role_effects([explained("one", 1.0, ending(0.0), gold=False), explained("two", 1.0, ending(0.0))])
+    assert (effect.questions, effect.graded, effect.helped) == (2, 1, 1.0)
+
+
+def test_roles_and_kinds_stand_apart_and_nothing_stands_for_what_was_not_tried() -> None:
+    untried = Explanation("r", "k", "q", ("g",), ending(1.0), (CallWhy("c", "x", "", (Alternative("skipped", ()),)),))
+    samples = explained("one", 1.0, ending(0.5), kind="resampled", role="planner")
+    found = role_effects([untried, samples, explained("one", 1.0, ending(0.5), role="planner")])
+    assert [(effect.role, effect.kind, effect.helped) for effect in found] == [
+        ("planner", "resampled", 1.0),
+        ("planner", "skipped", 1.0),
+    ]
+    assert role_effects([untried]) == []
