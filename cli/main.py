@@ -24,6 +24,7 @@ from cli.runs import runs
 from cli.serve import serve
 from cli.show import show
 from cli.terminal import show_error
+from cli.why import why
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, serve, index, runs, show, feedback, export, doctor):
+for command in (ask, serve, index, runs, show, why, feedback, export, doctor):
     app.command()(command)
 
 

@@ -80,7 +80,7 @@ def test_help_answers_in_under_a_second_and_loads_nothing_heavy() -> None:
     assert min(seconds) < 1.0
 
 
-@pytest.mark.parametrize("name", ["ask", "index", "runs", "show", "feedback", "export", "doctor"])
+@pytest.mark.parametrize("name", ["ask", "index", "runs", "show", "why", "feedback", "export", "doctor"])
 def test_every_command_has_help(command: Run, name: str) -> None:
     code, out, _ = command(name, "--help")
     assert code == 0
