@@ -67,7 +67,16 @@ def serve(
     from serving.config import ServeConfig, read_keys
 
     keys = read_keys(api_key_file, os.environ)
-    config = ServeConfig(host, port, capacity, queue, timeout, max_body, keys, name)
+    config = ServeConfig(
+        host=host,
+        port=port,
+        capacity=capacity,
+        queue=queue,
+        timeout=timeout,
+        max_body=max_body,
+        keys=keys,
+        name=name,
+    )
     given: dict[str, Any] = {
         "model": model,
         "adapter": adapter,

@@ -25,7 +25,7 @@ from serving.config import ServeConfig
 from serving.desk import Desk, draining
 from serving.hosts import LocalOnly
 from serving.metrics import Counting, Metrics
-from serving.problems import AsciiJSON, Problem, as_invalid, respond
+from serving.problems import AsciiJSON, Problem, as_invalid, documented, respond
 
 _log = logging.getLogger("jade.serving")
 
@@ -53,8 +53,8 @@ def create_app(graph: RecordedGraph, config: ServeConfig | None = None) -> FastA
         ],
     )
     app.state.desk = desk
-    app.include_router(ask_routes(desk))
-    app.include_router(chat_routes(desk))
+    for routes in (ask_routes(desk), chat_routes(desk)):
+        app.include_router(routes, responses=documented())
     _add_probes(app, desk)
     _add_handlers(app)
     return app

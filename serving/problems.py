@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
@@ -33,6 +34,21 @@ KINDS: Mapping[str, tuple[int, str]] = {
 """Code → (HTTP status, OpenAI's type); the codes are the outcomes that the metrics count, beside "answered"."""
 OPENAI = "/v1/"
 """Paths below here speak OpenAI's dialect, in which an invalid request has status 400."""
+
+
+class Fault(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str
+
+
+class FaultBody(BaseModel):
+    """The body of every response that is no answer."""
+
+    error: Fault
 
 
 class Problem(Exception):
@@ -91,6 +107,16 @@ async def refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -
 def note_outcome(scope: Scope, code: str) -> None:
     """Remember how a request ended; the counting middleware reads it."""
     scope.setdefault("state", {})["outcome"] = code
+
+
+def documented() -> dict[int | str, dict[str, Any]]:
+    """Return what /openapi.json says of the responses of a door at which questions are asked."""
+    statuses = {status: code for code, (status, _) in KINDS.items() if code not in ("gone", "not_found")}
+    faults: dict[int | str, dict[str, Any]] = {
+        status: {"model": FaultBody, "description": code.replace("_", " ")}
+        for status, code in {400: "invalid", 403: "unauthorized", **statuses}.items()
+    }
+    return {**faults, 200: {"content": {"text/event-stream": {}}, "description": "the answer, whole or as events"}}
 
 
 def as_problem(error: BaseException, run: str | None = None) -> Problem:

@@ -14,12 +14,13 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph import END, START, StateGraph
 
 from agents.tagged import tagged
-from graphs import act, trainable
+from graphs import act, load_graph, trainable
 from graphs.ledger import LedgerWriter
 from graphs.recorded import RecordedGraph
 from serving.sse import encode_event
-from tests.scripted import ScriptedPolicy
+from tests.scripted import PASSAGES, ListRetriever, ScriptedPolicy
 from tests.serving_toy import SECRET, Toy, calling, events, play, serving
+from tests.toy_model import toy_model
 
 
 def test_a_question_gets_all_that_invoke_gives_and_what_the_record_knows(tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ def test_unknown_places_have_the_same_shape(tmp_path: Path) -> None:
             assert {"question", "workflow", "max_turns"} <= set(
                 schema["components"]["schemas"]["AskBody"]["properties"]
             )
+            assert {"200", "422", "429", "504"} <= set(schema["paths"]["/ask"]["post"]["responses"])
 
     play(story)
 
@@ -171,6 +173,24 @@ def test_one_users_error_does_not_touch_anothers_answer(tmp_path: Path) -> None:
                     assert response.status_code == 500
                 else:
                     assert response.json()["answer"] == f"answer to Q{number}"
+
+    play(story)
+
+
+def test_a_real_model_says_over_http_what_it_says_in_python(tmp_path: Path) -> None:
+    graph = load_graph(
+        policy=toy_model(), retriever=ListRetriever(PASSAGES), prompts="bare", decoding="constrained", ledger=tmp_path
+    )
+    questions = [f"Who was born first, number {n}?" for n in range(3)]
+    options: dict[str, Any] = {"workflow": "R,AG", "max_new_tokens": 12, "temperature": 1.0}
+    expected = [graph.invoke(question, **options)["answer"] for question in questions]
+
+    async def story() -> None:
+        async with serving(graph) as served:
+            asked = (served.ask(question, stream=number > 0, **options) for number, question in enumerate(questions))
+            whole, *streamed = await asyncio.gather(*asked)
+            results = [whole.json(), *(list(events(response.text))[-1][1] for response in streamed)]
+            assert [result["answer"] for result in results] == expected
 
     play(story)
 

@@ -17,7 +17,9 @@ import httpx
 import pytest
 
 from cli.main import run as jade
+from cli.serve import _served
 from graphs.ledger import is_sealed, read_ledger
+from tests.served_by_command import make
 
 ROOT = Path(__file__).resolve().parent.parent
 GRAPH = "tests.served_by_command:make"
@@ -88,6 +90,40 @@ def test_what_cannot_be_served_is_named_before_a_model_loads(
     monkeypatch.setenv("COLUMNS", "400")
     assert jade(["serve", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_model_and_index_options_reach_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serving import server
+
+    loaded: dict[str, Any] = {}
+
+    def load_graph(**arguments: Any) -> Any:
+        loaded.update(arguments)
+        return make()
+
+    monkeypatch.setattr("graphs.load_graph", load_graph, raising=False)
+    monkeypatch.setattr(server, "serve", lambda graph, config, on_ready: loaded.update(config=config))
+    words = "--index mine --adapter none --top-k 3 --record off --retriever bm25 --capacity 2 --name wiki"
+    assert jade(["serve", *words.split()]) == 0
+    config = loaded.pop("config")
+    assert (config.capacity, config.queue, config.name) == (2, 16, "wiki")
+    del loaded["progress"]
+    assert loaded == {"index": "mine", "adapter": None, "top_k": 3, "record": "off", "retriever_mode": "bm25"}
+
+
+def test_a_graph_of_ones_own_keeps_its_model_unless_one_is_named(tmp_path: Path) -> None:
+    from examples.own_graph import graph
+    from graphs.recorded import RecordedGraph
+
+    def served(**chosen: Any) -> RecordedGraph:
+        return _served("examples.own_graph:graph", chosen, "off")
+
+    own = served()
+    assert own.recorder.batcher is graph.recorder.batcher
+    assert own.recorder.defaults.record == "off" and own.recorder.defaults.decoding == "constrained"
+    other = served(model="some/folder", ledger=tmp_path)
+    assert other.recorder.batcher is not graph.recorder.batcher and other.recorder.adapters == {}
+    assert other.recorder.ledger is not None and other.recorder.ledger.folder == tmp_path
 
 
 def test_a_taken_port_is_a_message(
