@@ -10,9 +10,6 @@ from agents.errors import ConfigError
 from agents.planner import PLANNER
 from evaluation.evaluate_config import EvalConfig
 
-WITHOUT, WITH = "R,AG", "R,DS,AG"
-"""The chains that differ in the document selector alone (the paper's Table 3)."""
-
 
 @dataclass
 class MismatchConfig(EvalConfig):
@@ -28,10 +25,11 @@ class MismatchConfig(EvalConfig):
     """Who plans, such as --planners "['start=shipped', 'alone=runs/p/adapter', 'joint=runs/j/adapter']"."""
     executors: list[str] = field(default_factory=lambda: ["untuned=none", "trained=shipped"])
     """Who executes; the same form."""
-    fixed: str = WITHOUT
+    fixed: str = "R,AG"
     """The workflow that each set of executors also runs without a planner."""
-    selector: bool = True
-    """Also run R,AG and R,DS,AG on each set of executors: the document selector on and off."""
+    also: list[str] = field(default_factory=lambda: ["R,DS,AG"])
+    """Further workflows that each set of executors runs without a planner, compared with `fixed`: R,DS,AG is the
+    document selector on and off; QDS/R,AG and QDP/R,AG are the decompositions."""
     decoding: str = "constrained"
     """The same for all, since what the grammars mend must not differ between cells: constrained or free."""
     output: str = "runs/mismatch"
@@ -43,6 +41,8 @@ class MismatchConfig(EvalConfig):
         """Refuse impossible values by name, and make the systems."""
         if self.systems not in (EvalConfig().systems, self._systems()):
             raise ConfigError("systems follows from planners and executors here; leave it out")
+        if self.fixed in self.also:
+            raise ConfigError(f"also names {self.fixed!r}, which is the fixed workflow")
         self.systems = self._systems()
         super().__post_init__()
 
@@ -76,7 +76,7 @@ class MismatchConfig(EvalConfig):
 
     def plans(self) -> Sequence[str]:
         """Return the plans that every set of executors is forced to."""
-        return list(dict.fromkeys([self.fixed, *((WITHOUT, WITH) if self.selector else ())]))
+        return list(dict.fromkeys([self.fixed, *self.also]))
 
     def _systems(self) -> list[str]:
         systems = []

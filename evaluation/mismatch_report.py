@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from evaluation.macro import macro_compare
-from evaluation.mismatch_config import WITH, WITHOUT, MismatchConfig
+from evaluation.mismatch_config import MismatchConfig
 from evaluation.report import MACRO, Sampling
 from evaluation.report_markdown import table
 from evaluation.results import Block, Floats
@@ -29,41 +29,37 @@ Scores = Mapping[str, Sequence[Floats]]
 
 
 def mismatch_of(config: MismatchConfig, blocks: Sequence[Block], report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the matrix and the three comparisons.
+    """Return the matrix, planning and each plan against the fixed workflow, and what training changes in both.
 
     Args:
         config: Who plans and who executes.
         blocks: Every system on every set.
         report: As `evaluation.report.build_report` returned it.
     """
-    scores = _scores(blocks)
-    sampling = Sampling(config.level, config.resamples, config.seed)
     planners, executors = list(config.sides("planners")), list(config.sides("executors"))
     name = MACRO if len(report["sets"]) > 1 else report["sets"][0]
-    cells = [
-        {"planner": p, "executors": e, **report["means"][config.planned(p, e)][name][METRIC]}
-        for e in executors
-        for p in planners
-    ]
-    fixed = [
-        {"plan": plan, "executors": e, **report["means"][config.forced(plan, e)][name][METRIC]}
-        for e in executors
-        for plan in config.plans()
-    ]
-    planning = [(p, e, _compare(scores, config.planned(p, e), config.forced(config.fixed, e), sampling))
-                for e in executors for p in planners]  # fmt: skip
-    selector = [(e, _compare(scores, config.forced(WITH, e), config.forced(WITHOUT, e), sampling))
-                for e in executors if config.selector]  # fmt: skip
-    meter = _meter(config, scores, sampling)
+    means = {system: report["means"][system][name][METRIC] for system in report["systems"]}
+    pairs = [(p, e) for e in executors for p in planners]
+    forced = [(plan, e) for e in executors for plan in config.plans()]
+    meter = _Meter(config, _scores(blocks))
     return {
         "metric": METRIC,
         "over": name,
         "fixed_plan": config.fixed,
-        "matrix": cells,
-        "fixed": fixed,
-        "planning": _rows([{"planner": p, "executors": e} for p, e, _ in planning], [c for *_, c in planning]),
-        "selector": _rows([{"executors": e} for e, _ in selector], [c for _, c in selector]),
-        "meter": None if meter is None else {**asdict(meter), "sign": meter.sign},
+        "matrix": [{"planner": p, "executors": e, **means[config.planned(p, e)]} for p, e in pairs],
+        "fixed": [{"plan": plan, "executors": e, **means[config.forced(plan, e)]} for plan, e in forced],
+        "planning": _rows(
+            [({"planner": p, "executors": e}, meter.against_fixed(config.planned(p, e), e)) for p, e in pairs]
+        ),
+        "plans": _rows(
+            [
+                ({"plan": plan, "executors": e}, meter.against_fixed(config.forced(plan, e), e))
+                for plan, e in forced
+                if plan != config.fixed
+            ]
+        ),
+        "coadaptation": _rows([({"plan": plan}, meter.of_plan(plan)) for plan in config.also if len(executors) > 1]),
+        "meter": meter.of_planner() if min(len(planners), len(executors)) > 1 else None,
     }
 
 
@@ -74,35 +70,49 @@ def _scores(blocks: Sequence[Block]) -> Scores:
     return found
 
 
-def _compare(scores: Scores, system: str, baseline: str, sampling: Sampling) -> Comparison:
-    return _paired(scores[system], scores[baseline], sampling)
+class _Meter:
+    """Paired comparisons between systems, and differences of differences between sets of executors."""
+
+    def __init__(self, config: MismatchConfig, scores: Scores) -> None:
+        self._config, self._scores = config, scores
+        self._sampling = Sampling(config.level, config.resamples, config.seed)
+        planners, executors = list(config.sides("planners")), list(config.sides("executors"))
+        self._planners, self._executors = (planners[0], planners[-1]), (executors[0], executors[-1])
+
+    def against_fixed(self, system: str, executors: str) -> Comparison:
+        """Compare a system with the fixed workflow on the same executors."""
+        return self._paired(self._scores[system], self._scores[self._config.forced(self._config.fixed, executors)])
+
+    def of_planner(self) -> dict[str, Any]:
+        """Return [F1(p₁,e₁) − F1(p₀,e₁)] − [F1(p₁,e₀) − F1(p₀,e₀)]; 0 is the first side of a list, 1 the last."""
+        untrained, trained = self._planners
+        gains = [
+            self._minus(self._config.planned(trained, e), self._config.planned(untrained, e)) for e in self._executors
+        ]
+        found = self._paired(gains[1], gains[0])
+        return {**asdict(found), "sign": found.sign}
+
+    def of_plan(self, plan: str) -> Comparison:
+        """Return [F1(plan,e₁) − F1(fixed,e₁)] − [F1(plan,e₀) − F1(fixed,e₀)]."""
+        config = self._config
+        gains = [self._minus(config.forced(plan, e), config.forced(config.fixed, e)) for e in self._executors]
+        return self._paired(gains[1], gains[0])
+
+    def _minus(self, system: str, other: str) -> list[Floats]:
+        return [a - b for a, b in zip(self._scores[system], self._scores[other], strict=True)]
+
+    def _paired(self, mine: Sequence[Floats], theirs: Sequence[Floats]) -> Comparison:
+        if len(mine) == 1:
+            return compare(mine[0], theirs[0], **self._sampling.keywords())
+        return macro_compare(mine, theirs, **self._sampling.keywords())
 
 
-def _paired(mine: Sequence[Floats], theirs: Sequence[Floats], sampling: Sampling) -> Comparison:
-    if len(mine) == 1:
-        return compare(mine[0], theirs[0], **sampling.keywords())
-    return macro_compare(mine, theirs, **sampling.keywords())
-
-
-def _meter(config: MismatchConfig, scores: Scores, sampling: Sampling) -> Comparison | None:
-    """Return [F1(p₁,e₁) − F1(p₀,e₁)] − [F1(p₁,e₀) − F1(p₀,e₀)]; None where a side has one member only."""
-    planners, executors = list(config.sides("planners")), list(config.sides("executors"))
-    if len(planners) < 2 or len(executors) < 2:
-        return None
-    (p0, p1), (e0, e1) = (planners[0], planners[-1]), (executors[0], executors[-1])
-    cell = {(p, e): scores[config.planned(p, e)] for p in (p0, p1) for e in (e0, e1)}
-    over_trained = [a - b for a, b in zip(cell[p1, e1], cell[p0, e1], strict=True)]
-    over_untrained = [a - b for a, b in zip(cell[p1, e0], cell[p0, e0], strict=True)]
-    return _paired(over_trained, over_untrained, sampling)
-
-
-def _rows(names: Sequence[Mapping[str, str]], found: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Return comparisons with Holm's correction over the rows of one table."""
-    corrected = holm([comparison.p for comparison in found]) if found else []
+def _rows(found: Sequence[tuple[Mapping[str, str], Comparison]]) -> list[dict[str, Any]]:
+    """Return named comparisons with Holm's correction over the rows of one table."""
     rows = []
-    for name, comparison, p in zip(names, found, corrected, strict=True):
+    for (names, comparison), p in zip(found, holm([item.p for _, item in found]) if found else [], strict=True):
         full = replace(comparison, p_corrected=p)
-        rows.append({**name, **asdict(full), "sign": full.sign})
+        rows.append({**names, **asdict(full), "sign": full.sign})
     return rows
 
 
@@ -150,15 +160,32 @@ def render_mismatch(mismatch: Mapping[str, Any]) -> str:
         table(head, rows),
         "\n".join(f"* {sentence}" for sentence in sentences(mismatch)),
     ]
-    if mismatch["selector"]:
-        lines = [
-            [row["executors"], f"{row['baseline']:.3f}", f"{row['mean']:.3f}", _span(row), f"{row['detectable']:.3f}",
-             {1: "helps", -1: "hurts", 0: "not resolved"}[row["sign"]]]
-            for row in mismatch["selector"]
-        ]  # fmt: skip
-        shown = table(["executors", WITHOUT, WITH, "difference", "detectable", "the selector"], lines)
-        parts += ["### The document selector on and off", shown]
+    parts += _plan_tables(mismatch)
     return "\n\n".join(parts)
+
+
+def _plan_tables(mismatch: Mapping[str, Any]) -> list[str]:
+    """Return each plan against the fixed one, and what training the executors changes in that."""
+    if not mismatch["plans"]:
+        return []
+    fixed, words = mismatch["fixed_plan"], {1: "helps", -1: "hurts", 0: "not resolved"}
+    lines = [
+        [row["plan"], row["executors"], f"{row['baseline']:.3f}", f"{row['mean']:.3f}", _span(row),
+         f"{row['detectable']:.3f}", words[row["sign"]]]
+        for row in mismatch["plans"]
+    ]  # fmt: skip
+    head = ["plan", "executors", f"F1 of {fixed}", "F1", "difference", "detectable", "the plan"]
+    parts = ["### Plans against the fixed workflow", table(head, lines)]
+    if mismatch["coadaptation"]:
+        words = {1: "more", -1: "less", 0: "not resolved"}
+        lines = [
+            [row["plan"], f"{row['baseline']:+.3f}", f"{row['mean']:+.3f}", _span(row), f"{row['detectable']:.3f}",
+             words[row["sign"]]]
+            for row in mismatch["coadaptation"]
+        ]  # fmt: skip
+        head = ["plan", "gain, first executors", "gain, last", "change", "detectable", "pays after training"]
+        parts += ["### Co-adaptation: what training the executors changes in that", table(head, lines)]
+    return parts
 
 
 def _cell(cell: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def systems_of(config: EvalConfig) -> list[Any]:
 
 
 def test_the_meter_is_a_difference_of_differences(tmp_path: Path) -> None:
-    config = toy_mismatch(tmp_path, planners=["u=none", "t=shipped"], executors=["u=none", "t=shipped"], selector=False)
+    config = toy_mismatch(tmp_path, planners=["u=none", "t=shipped"], executors=["u=none", "t=shipped"], also=[])
     cells = {
         ("u", "u"): [0.2, 0.2, 0.2, 0.2, 0.2],
         ("t", "u"): [0.1, 0.0, 0.1, 0.0, 0.1],  # planning better over untrained executors hurts
@@ -79,10 +79,26 @@ def test_the_meter_is_a_difference_of_differences(tmp_path: Path) -> None:
     said = sentences(found)
     assert len(said) == 5 and "a mismatch that joint training mends" in said[-1] and "+0.600" in said[-1]
     assert all(row["p_corrected"] >= row["p"] for row in found["planning"])
+    assert found["plans"] == found["coadaptation"] == []
+
+
+def test_a_plan_may_pay_only_after_training(tmp_path: Path) -> None:
+    config = toy_mismatch(tmp_path, planners=["u=none"], executors=["u=none", "t=shipped"])
+    scores = {
+        config.planned("u", "u"): 0.2, config.planned("u", "t"): 0.4, "R,AG@none": 0.30, "R,DS,AG@none": 0.29,
+        "R,AG@shipped": 0.40, "R,DS,AG@shipped": 0.45,
+    }  # fmt: skip
+    blocks = [Given(system, [score, score + 0.1, score, score - 0.1, score]) for system, score in scores.items()]
+    found = mismatch_of(config, blocks, build_report(blocks, blocks[0].system, Sampling(resamples=500), {}))
+    assert [round(row["difference"], 3) for row in found["plans"]] == [-0.01, 0.05]
+    (row,) = found["coadaptation"]
+    assert row["difference"] == pytest.approx(0.06) and found["meter"] is None
+    assert row["p"] == pytest.approx(2 / 32) and row["sign"] == 0, "five questions cannot tell"
+    assert "### Co-adaptation" in render_mismatch(found) and "| R,DS,AG | -0.010 | +0.050 |" in render_mismatch(found)
 
 
 def test_too_few_questions_resolve_nothing(tmp_path: Path) -> None:
-    config = toy_mismatch(tmp_path, planners=["u=none", "t=shipped"], executors=["u=none", "t=shipped"], selector=False)
+    config = toy_mismatch(tmp_path, planners=["u=none", "t=shipped"], executors=["u=none", "t=shipped"], also=[])
     noise = [[0.0, 1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0, 0.0]]
     blocks = [Given(config.planned(p, e), noise.pop()) for p in "ut" for e in "ut"]
     blocks += [Given(config.forced("R,AG", e), [0.5, 0.5, 0.0, 0.0, 1.0]) for e in "ut"]
@@ -98,7 +114,12 @@ def test_planners_and_executors_are_crossed_on_one_base(tmp_path: Path) -> None:
     report = measure_mismatch(config, systems_of(config), sets, toy_model(), retrievers(sets))
     assert len(report["systems"]) == 4 + 2 * 2, "four cells, and two chains on each set of executors"
     found = report["mismatch"]
-    assert len(found["matrix"]) == 4 and len(found["selector"]) == 2 and found["over"] == "macro"
+    assert (
+        len(found["matrix"]) == 4
+        and len(found["plans"]) == 2
+        and len(found["coadaptation"]) == 1
+        and found["over"] == "macro"
+    )
     crossed = config.planned("joint", "start")
     cell = next(c for c in found["matrix"] if (c["planner"], c["executors"]) == ("joint", "start"))
     assert cell["mean"] == report["means"][crossed]["macro"]["f1"]["mean"]
@@ -166,6 +187,7 @@ def test_bad_sides_are_refused_by_name() -> None:
         "is no NAME=ADAPTER": {"executors": ["a="]},
         "executors is empty": {"executors": []},
         "leave it out": {"systems": ["jade"]},
+        "also names 'R,AG', which is the fixed workflow": {"also": ["R,AG"]},
     }
     for message, changes in cases.items():
         with pytest.raises(ConfigError, match=message):
