@@ -198,7 +198,7 @@ def _trials(run: Trajectory, graph: RecordedGraph, call: Call, kind: Kind, resam
         change: Change = partial(_saying, _PLANS[0]) if call.role == "planner" else _silence
         return [_Trial(call, kind, instead(run, call.id, change, options, fresh=other))]
     if kind == "untuned":
-        if graph.recorder.adapter_of(call.role) is None:
+        if graph.recorder.at(options.cost).adapter_of(call.role) is None:
             return []
         held = options.model_copy(update={"decoding": "constrained"})
         return [_Trial(call, kind, instead(run, call.id, _untuned, held, fresh=other))]

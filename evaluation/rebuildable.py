@@ -7,7 +7,7 @@ from typing import Any
 
 from agents.errors import ConfigError, RetrieverError
 from graphs.recorded import RecordedGraph
-from graphs.replay import rebuild
+from graphs.replay import options_of, rebuild
 from graphs.trajectory import FAILED, Trajectory
 
 
@@ -48,15 +48,16 @@ def check_identity(run: Trajectory, graph: RecordedGraph) -> list[str]:
         Remarks: what differs and may be wanted.
 
     Raises:
-        ConfigError: Another model, tokenizer or prompt set, another role of one's own, or another index.
+        ConfigError: Another model, tokenizer or prompt set, another index, or no adapter for the run's cost.
         RetrieverError: The index is gone, or cannot answer.
     """
+    recorder = graph.recorder.at(options_of(run).cost)
     try:
-        hashes = graph.recorder.hashes()
+        hashes = recorder.hashes()
     except RetrieverError as error:
         raise RetrieverError(f"run {run.run} searched {_searched(run)}: {error}") from error
     if run.hashes.get("text", "") != hashes["text"]:
-        here = graph.recorder.batcher.policy.identity.get("base", "?")
+        here = recorder.batcher.policy.identity.get("base", "?")
         raise ConfigError(
             f"run {run.run} was recorded under text hash {run.hashes.get('text')} on {run.identity.get('base', '?')}, "
             f"here it is {hashes['text']} on {here}: another model, tokenizer, prompt set or version of the roles; "
@@ -82,9 +83,7 @@ def check_roles(run: Trajectory, again: Trajectory) -> None:
     was, now = (item.identity.get("roles", {}) for item in (run, again))
     changed = [name for name, digest in was.items() if now.get(name, digest) != digest]
     if changed:
-        raise ConfigError(
-            f"run {run.run} was recorded with other texts of the role {', '.join(changed)}; ask anew"
-        )
+        raise ConfigError(f"run {run.run} was recorded with other texts of the role {', '.join(changed)}; ask anew")
 
 
 def _searched(run: Trajectory) -> str:

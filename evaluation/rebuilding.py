@@ -180,7 +180,7 @@ class Rebuilder:
             found = own_graph(spec, retriever, self._top_k(run))  # type: ignore[arg-type]
             if isinstance(found, RecordedGraph):
                 recorder = speaker.recorder
-                found = found.with_recorder(batcher=recorder.batcher, adapters=recorder.adapters)
+                found = found.with_recorder(batcher=recorder.batcher, adapters=recorder.adapters, costs=recorder.costs)
             else:
                 found = self._recorded(found, retriever, speaker)
             self._graphs[key] = found
@@ -188,7 +188,7 @@ class Rebuilder:
 
     def _recorded(self, graph: Any, retriever: Retriever | None, speaker: RecordedGraph) -> RecordedGraph:
         own = speaker.recorder
-        return trainable(
+        recorded = trainable(
             graph,
             policy=own.batcher.policy,
             prompts=own.prompts,
@@ -196,6 +196,7 @@ class Rebuilder:
             retriever=retriever,
             ledger=own.ledger,
         )
+        return recorded.with_recorder(costs=own.costs)
 
 
 def topology_of(run: Trajectory) -> str:
@@ -219,6 +220,7 @@ def adapter_of(run: Trajectory, setting: Setting) -> str | Path | None:
         ConfigError: The recorded adapter is wanted, and it is not the shipped one.
     """
     from graphs.app import shipped_adapter
+    from graphs.costs import cost_folders
 
     if setting.adapter == NONE:
         return None
@@ -228,7 +230,8 @@ def adapter_of(run: Trajectory, setting: Setting) -> str | Path | None:
     if policy.startswith("base:"):
         return None
     shipped = shipped_adapter(setting.model)
-    if shipped is not None and content_hash(shipped) == policy:
+    known = [] if shipped is None else [shipped, *cost_folders(None, shipped).values()]
+    if policy in map(content_hash, known):
         return AUTO
     raise ConfigError(
         f"run {run.run} was played by the adapter {policy or '?'} on {run.identity.get('base', '?')}, which is not the "

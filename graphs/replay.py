@@ -234,7 +234,7 @@ class ReplayBatcher:
         found = next((item for item in recorded.retrievals if item.query == query), None)
         if found is None:
             raise LedgerError(f"run {recorded.run} cannot be rebuilt: it never searched for {query!r:.100}")
-        scored = zip(found.ids, found.scores, strict=False)
+        scored = zip(found.ids, found.scores, strict=True)
         return _done([Passage(id=name, title="", text="", score=score) for name, score in scored])
 
     def _answer(self, replay: Replay, request: Request) -> Request | Completion:
@@ -296,9 +296,5 @@ class _Nobody:
         return Prompt((0,), 0)
 
     def sample(self, requests: Sequence[Request]) -> list[Completion]:
-        """Refuse: there is no model.
-
-        Raises:
-            LedgerError: Always.
-        """
+        """Refuse (LedgerError): there is no model."""
         raise LedgerError(f"{requests[0].role} is asked what was not recorded, and there is no model to go on with")

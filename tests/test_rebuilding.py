@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from agents.errors import ConfigError, RetrieverError
+from evaluation.counterfactual import explain
 from evaluation.rebuildable import check_identity, check_record, check_roles
 from evaluation.rebuilding import Rebuilder, Setting, adapter_of, topology_of
+from graphs.costs import Speaker
 from graphs.jade import build_jade, build_topology
 from graphs.recorded import RecordedGraph
 from graphs.solo import build_solo
@@ -159,3 +161,19 @@ def test_the_recorded_adapter_is_the_default(tmp_path: Path, monkeypatch: pytest
     for policy, model in (("mine", None), ("shipped", "another")):
         with pytest.raises(ConfigError, match=f"played by the adapter {policy} on scripted.*give --adapter FOLDER"):
             adapter_of(hashed(run, policy=policy), Setting(model=model))
+
+
+def test_a_run_at_a_cost_is_played_by_the_adapter_of_that_cost(tmp_path: Path, installed: Install) -> None:
+    speaker = Speaker("cost-low", "cheap", "3")
+    graph, policy = play(tmp_path, adapters={"*": "tuned"})
+    graph = graph.with_recorder(costs={"low": speaker})
+    run = ask(graph, cost="low")
+    assert run.hashes["policy"] == "cheap"
+    installed(graph)
+    found = Rebuilder(replace(TOY, adapter="auto")).graph(run)
+    assert check_identity(run, found) == []
+    policy.batches.clear()
+    explain(run, found, golds=["Salzburg"], resamples=1, kinds=["resampled"], roles=["document_selector"])
+    assert {request.adapter for batch in policy.batches for request in batch} == {"cost-low"}
+    with pytest.raises(ConfigError, match="cost"):
+        check_identity(run, found.with_recorder(costs={}))
