@@ -68,7 +68,9 @@ def tiny_graph(world: World, policy: Any, folder: Path) -> RecordedGraph:
     )
 
 
-def oracle_calls(world: World, tokenizer: Any, siblings: int, questions: int, folder: Path) -> list[Call]:
+def oracle_calls(
+    world: World, tokenizer: Any, siblings: int, questions: int, folder: Path, select: str = "role"
+) -> list[Call]:
     """Return distinct calls of the oracle in sibling worlds.
 
     In every other one the planner is the best one, whose calls are left out.
@@ -79,6 +81,7 @@ def oracle_calls(world: World, tokenizer: Any, siblings: int, questions: int, fo
         siblings: How many of them.
         questions: Train questions of each.
         folder: Where a ledger would go; nothing is recorded.
+        select: What the roles see: "role" or "full".
     """
     distinct: dict[tuple[tuple[int, ...], tuple[int, ...]], Call] = {}
     for facts in range(1, siblings + 1):
@@ -87,7 +90,7 @@ def oracle_calls(world: World, tokenizer: Any, siblings: int, questions: int, fo
         graph = tiny_graph(sibling, OraclePolicy(tokenizer, planner, seed=facts), folder)
         order = np.random.default_rng([world.seed, facts]).permutation(len(sibling.train))[:questions]
         texts = [sibling.train[int(place)].question for place in order]
-        for run in collect(graph, texts, record="off", temperature=1.0):
+        for run in collect(graph, texts, record="off", temperature=1.0, select=select):
             kept = [call for call in run.calls if planner == "uniform" or call.role != PLANNER.name]
             distinct |= {(call.prompt_ids, call.response_ids): call for call in kept}
     return list(distinct.values())
@@ -104,6 +107,7 @@ def warm_start(
     lr: float = 2e-3,
     hidden: int = 128,
     layers: int = 3,
+    select: str = "role",
 ) -> Start:
     """Train a small random Llama on oracle calls, all parameters, half-cosine schedule.
 
@@ -117,10 +121,11 @@ def warm_start(
         lr: Peak learning rate.
         hidden: Width of the model.
         layers: Its depth.
+        select: What the roles see, here and in the training that follows: "role" or "full".
     """
     world = tiny_world()
     tokenizer = tiny_tokenizer(world)
-    calls = oracle_calls(world, tokenizer, siblings, questions, folder)
+    calls = oracle_calls(world, tokenizer, siblings, questions, folder, select)
     module = tiny_model(tiny_config(tokenizer, hidden, layers), seed)
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     generator, odds = np.random.default_rng(seed), _odds(calls)

@@ -1,0 +1,253 @@
+"""One arm in the tiny world: trained from a copy of the warm start, and measured on held-out questions around it.
+
+Held-out F1 is reported greedily and at τ = 1; regret is that of the chosen plans against the best one, both in the
+oracle's hands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.workflow import BY_TEXT, Topology
+from evaluation.config import run_command
+from evaluation.metrics import token_f1
+from experiments.arms import Arm, Job, Row
+from experiments.conduct import Experiment, conduct
+from graphs.collection import collect
+from graphs.trajectory import Trajectory
+from training import tinyworld
+from training.gold import Gold
+from training.history import read_metrics
+from training.ppo import run
+from training.ppo_config import PPOConfig
+from training.rollout import World, run_options
+from training.session import Session, begin
+from training.tinymodel import TINY_PROMPTS
+from training.tinyoracle import regret
+from training.tinystart import Start, tiny_graph, warm_start
+
+CURVE = (
+    "rollout/reward", "rollout/score", "rollout/turns", "rollout/retrievals", "rollout/charged_turns",
+    "rollout/charged_retrievals", "rollout/topology/SINGLE_ROUND", "update/alpha", "update/beta", "update/entropy",
+    "update/kl",
+)  # fmt: skip
+"""Metrics of each iteration that a row keeps."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Held-out numbers of one policy."""
+
+    f1: float
+    """Greedy."""
+    regret: float
+    """Greedy."""
+    sampled_f1: float
+    """At τ = 1."""
+    sampled_regret: float
+    turns: float
+    """Mean a question, greedy; likewise the next two."""
+    retrievals: float
+    single: float
+    """Share of questions whose plan is a single round."""
+    scores: tuple[float, ...] = ()
+    """Greedy F1 of each held-out question."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """One training run."""
+
+    estimator: str
+    train: str
+    control: bool
+    seed: int
+    before: Measure
+    after: Measure
+    cpu_seconds: float
+    rewards: tuple[float, ...]
+    """Mean sampled R of each iteration."""
+    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    """(iteration, `CURVE`) of each iteration."""
+    status: int = 0
+    """As `training.ppo.run` returned it: 3 = ended by an alarm."""
+
+
+class Silent:
+    """A tracked run that keeps nothing."""
+
+    run_id = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method that does nothing."""
+        return lambda *args, **kwargs: None
+
+
+def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
+    """Return the options of the proof; format penalty 0, so that only outcomes teach."""
+    fields: dict[str, Any] = {
+        "output": str(folder), "iterations": 12, "questions": 32, "runs": 4, "in_flight": 128, "rank": 16,
+        "lora_alpha": 32, "first_layer": 0, "lr": 7e-4, "critic_lr": 5e-3, "critic_warmup": 1, "epochs": 2,
+        "minibatches": 4, "token_budget": 8192, "kl": 0.005, "entropy": 0.02, "target_kl": 0.2, "format_penalty": 0.0,
+        "lam": 0.95, "max_retrievals": None, "max_turns": None, "top_k": 3, "eval_every": 0, "traces": 0,
+        "on_alarm": "continue",
+    }  # fmt: skip
+    return PPOConfig(**{**fields, **changes})
+
+
+def measure(session: Session, world: tinyworld.World) -> Measure:
+    """Measure the trained adapter on the held-out questions of a world, greedily and at τ = 1."""
+    greedy, sampled = (_held_out(session, temperature) for temperature in (0.0, 1.0))
+    f1 = [[token_f1(run.answer, item.answers) for run, item in zip(runs, world.dev, strict=True)]
+          for runs in (greedy, sampled)]  # fmt: skip
+    lost = [[regret(world, run.question, run.workflow or {"plan": "AG"}) for run in runs] for runs in (greedy, sampled)]
+    return Measure(
+        f1=mean(f1[0]),
+        regret=mean(lost[0]),
+        sampled_f1=mean(f1[1]),
+        sampled_regret=mean(lost[1]),
+        turns=mean([run.turns for run in greedy]),
+        retrievals=mean([len(run.retrievals) for run in greedy]),
+        single=mean([_single_round(run) for run in greedy]),
+        scores=tuple(f1[0]),
+    )
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of at least one number."""
+    return sum(values) / len(values)
+
+
+def _single_round(run: Trajectory) -> bool:
+    return BY_TEXT[str((run.workflow or {"plan": "AG"})["plan"])].topology is Topology.SINGLE_ROUND
+
+
+def _held_out(session: Session, temperature: float) -> list[Trajectory]:
+    world = session.worlds[0]
+    graph = world.graph.with_recorder(adapters=session.players.adapters())
+    options = {**run_options(session.config, 12345), "record": "off", "temperature": temperature}
+    questions = [{"question": example.question, "id": example.id} for example in world.dev]
+    return collect(graph, questions, policy=session.players.shared, in_flight=128, **options)
+
+
+def learn(start: Start, folder: Path, seed: int, *, control: bool = False, **changes: Any) -> Learned:
+    """Train one arm from a copy of the warm start.
+
+    Args:
+        start: The warm start.
+        folder: For scratch.
+        seed: Of the training run.
+        control: Give each question the rewards of another one.
+        **changes: Options of `PPOConfig` that differ from `tiny_options`.
+    """
+    began = time.process_time()
+    config = tiny_options(folder, seed=seed, permute_rewards=control, **changes)
+    shared = start.policy()
+    world = World("tiny", tiny_graph(start.world, shared, folder / "ledger"), start.world.train, start.world.dev)
+    session = begin(config, shared, [world], Gold(start.world.train), TINY_PROMPTS.style)
+    before = measure(session, start.world)
+    status = run(session, Silent())  # type: ignore[arg-type]
+    spent = time.process_time() - began
+    rows = [(step, metrics) for step, metrics in read_metrics(folder) if "rollout/reward" in metrics]
+    curve = tuple((step, {name: row[name] for name in CURVE if name in row}) for step, row in rows)
+    rewards = tuple(row["rollout/reward"] for _, row in rows)
+    after = measure(session, start.world)
+    return Learned(config.estimator, config.train, control, seed, before, after, spent, rewards, curve, status)
+
+
+def learn_all(start: Start, folder: Path, arms: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Learned]:
+    """Train several arms, each in a process of its own with one thread, and yield them in order.
+
+    Args:
+        start: The warm start.
+        folder: For scratch.
+        arms: Keyword arguments of `learn`.
+        processes: How many at once.
+    """
+    jobs = [(start, folder / str(number), dict(arm)) for number, arm in enumerate(arms)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_alone, jobs)
+
+
+def _alone(job: tuple[Start, Path, dict[str, Any]]) -> Learned:
+    torch.set_num_threads(1)
+    start, folder, arm = job
+    return learn(start, folder, arm.pop("seed"), **arm)
+
+
+# ---- as the job of an experiment
+
+
+def learned(row: Row) -> Learned:
+    """Return what a row of results holds."""
+    known = {name: row[name] for name in Learned.__dataclass_fields__}
+    before, after = (Measure(**{**row[name], "scores": tuple(row[name]["scores"])}) for name in ("before", "after"))
+    curve = tuple((int(step), dict(metrics)) for step, metrics in row["curve"])
+    return Learned(**{**known, "before": before, "after": after, "rewards": tuple(row["rewards"]), "curve": curve})
+
+
+def train_arm(starts: Mapping[str, Start], arm: Arm) -> dict[str, Any]:
+    """Train one arm in this process, and return its row; the job of the tiny world's experiments.
+
+    Args:
+        starts: `select` → the warm start that learned to read such prompts.
+        arm: Its options are those of `learn`.
+    """
+    start = starts[str(arm.options.get("select", "role"))]
+    with tempfile.TemporaryDirectory() as scratch:
+        found = _alone((start, Path(scratch), {**arm.options, "seed": arm.seed}))
+    after = found.after
+    shown = {"f1": after.f1, "turns": after.turns, "retrievals": after.retrievals, "sampled_f1": after.sampled_f1}
+    metrics = {f"eval/tiny/{name}": value for name, value in shown.items()} | {"eval/regret": after.regret}
+    return {**asdict(found), "metrics": metrics}
+
+
+def warm_starts(views: Sequence[str], steps: int) -> Job:
+    """Warm up a model for each view of `select`, and return the job that trains from them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        starts = {view: warm_start(Path(scratch), steps=steps, select=view) for view in views}
+    for view, start in starts.items():
+        logging.getLogger("jade.experiments").info("warm start (%s): loss %.3f", view, start.losses[-1])
+    return partial(train_arm, starts)
+
+
+def tiny_experiment(make: Callable[[int, int], Experiment], seeds: int, about: str | None) -> int:
+    """Be the command of an experiment in the tiny world; return its exit status.
+
+    Args:
+        make: (seeds, iterations) → the experiment.
+        seeds: How many unless told otherwise.
+        about: The module's docstring, for the help text.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"training runs of each arm (default {seeds})")
+    parser.add_argument("--iterations", type=int, default=12, help="of each training run (default 12)")
+    parser.add_argument("--steps", type=int, default=450, help="of the warm start (default 450)")
+    parser.add_argument("--processes", type=int, default=2, help="arms trained at once, one thread each (default 2)")
+    parser.add_argument("--output", type=Path, help="folder; finished arms in it are not run again")
+    given = parser.parse_args()
+    for name in ("seeds", "iterations", "steps", "processes"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} {getattr(given, name)}: give 1 or more")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    experiment = make(given.seeds, given.iterations)
+    views = list(dict.fromkeys(str(arm.options.get("select", "role")) for arm in experiment.arms))
+    folder = given.output or Path("runs") / "experiments" / experiment.name
+    prepare, setting = partial(warm_starts, views, given.steps), {"steps": given.steps}
+    interrupted = "stopped; the same command goes on with the arms that are not finished"
+    return run_command(
+        lambda: conduct(experiment, folder, prepare, setting=setting, processes=given.processes), interrupted
+    )

@@ -1,0 +1,109 @@
+"""Penalties: what prices on turns and retrievals buy, and where planning collapses into single-round RAG.
+
+    python -m experiments.penalties --seeds 3
+
+Arms pay α for turns, β for retrievals, or both, at several prices. The adaptive controller (`training.duals`) is then
+given, instead of its prices, the costs that each arm with both prices reached, seed by seed, and the two are compared.
+The figure shows held-out F1 against retrievals.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evaluation.figures import pareto
+from evaluation.report_markdown import table
+from evaluation.statistics import compare, interval
+from experiments.arms import Arm, Row, seeded
+from experiments.conduct import Experiment
+from experiments.learning import learned, mean, tiny_experiment
+from experiments.shown import COLUMNS, collapsed, groups, of_measure, scores, tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FREE, BOTH, CONTROLLER = "no price", "both ", "controller at the cost of both "
+PRICES = (0.1, 0.3, 1.0)
+SETTLED = 3
+"""Last iterations whose mean cost is what an arm reached."""
+GUARDED = {"dual_lr": 0.15, "on_alarm": "rollback", "alarm_window": 3}
+
+
+def penalties(seeds: int, iterations: int) -> Experiment:
+    """Return the experiment."""
+    named: dict[str, dict[str, Any]] = {FREE: {}}
+    for price in PRICES:
+        named |= {f"α {price:g}": {"alpha": price}, f"β {price:g}": {"beta": price}}
+        named |= {f"{BOTH}{price:g}": {"alpha": price, "beta": price}}
+    arms = seeded({name: {**options, "iterations": iterations} for name, options in named.items()}, seeds)
+    return Experiment("penalties", arms, show, figures, controllers)
+
+
+def controllers(rows: Sequence[Row]) -> list[Arm]:
+    """Return the controller's arms: the charged costs that each arm with both prices reached are its targets."""
+    arms = []
+    for row in rows:
+        if not str(row["arm"]).startswith(BOTH):
+            continue
+        last = [metrics for _, metrics in learned(row).curve[-SETTLED:]]
+        targets = {
+            "target_turns": mean([metrics["rollout/charged_turns"] for metrics in last]),
+            "target_retrievals": mean([metrics["rollout/charged_retrievals"] for metrics in last]),
+        }
+        options = {"iterations": row["options"]["iterations"], **targets, **GUARDED}
+        arms.append(Arm(f"{CONTROLLER}{str(row['arm']).removeprefix(BOTH)}", int(row["seed"]), options))
+    return arms
+
+
+def show(rows: Sequence[Row]) -> str:
+    """Return the tables: arms, arms against no price, and controllers against the arms whose costs they hold."""
+    columns = {**COLUMNS, "single rounds": of_measure("single"), "collapsed": collapsed}
+    return "\n\n".join(part for part in (tables(rows, FREE, columns), against(rows)) if part)
+
+
+def against(rows: Sequence[Row]) -> str:
+    """Return a Markdown table of each controller against the arm whose costs it holds; empty without controllers."""
+    found, lines = groups(rows), []
+    for name, mine in found.items():
+        other = found.get(f"{BOTH}{name.removeprefix(CONTROLLER)}")
+        if not name.startswith(CONTROLLER) or other is None:
+            continue
+        item = compare(scores(mine), scores(other))
+        costs = [
+            " against ".join(of_measure(cost)(group) for group in (mine, other)) for cost in ("turns", "retrievals")
+        ]
+        span = f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]"
+        lines.append([name, span, f"{item.detectable:.3f}", f"{item.p:.3f}", item.verdict, *costs])
+    head = ["controller − fixed prices", "ΔF1 (95 %)", "detectable", "p", "verdict", "turns", "retrievals"]
+    return table(head, lines) if lines else ""
+
+
+def figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
+    """Draw F1 (with intervals) against retrievals, one point an arm, and the Pareto front."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes, points = figure.subplots(), []
+    for name, mine in groups(rows).items():
+        cost, f1 = mean([run.after.retrievals for run in mine]), interval(scores(mine))
+        points.append((cost, f1.mean))
+        marker = "*" if name.startswith(CONTROLLER) else "s" if name == FREE else "o"
+        spread = [[f1.mean - f1.low], [f1.high - f1.mean]]
+        axes.errorbar([cost], [f1.mean], yerr=spread, fmt=marker, label=name)
+    front = [points[place] for place in pareto(points)]
+    axes.plot([cost for cost, _ in front], [score for _, score in front], "k--", lw=0.8, zorder=0)
+    axes.set_xlabel("retrievals a question (held out, greedy)")
+    axes.set_ylabel("F1")
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return {"f1-against-retrievals.png": figure}
+
+
+def main() -> int:
+    """Run the experiment from the command line."""
+    return tiny_experiment(penalties, 3, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""How the rows of the tiny world's experiments become tables: one line an arm, with intervals over questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from evaluation.report_markdown import table
+from evaluation.statistics import compare_all, interval
+from experiments.arms import Row, by_arm
+from experiments.learning import Learned, learned, mean
+
+COLLAPSED = 0.98
+"""From this share of single-round plans on, a policy has collapsed (`alarm_topology` of `training.ppo`)."""
+Column = Callable[[Sequence[Learned]], str]
+"""All seeds of an arm → what a cell shows."""
+
+
+def scores(group: Sequence[Learned]) -> list[tuple[float, ...]]:
+    """Return greedy F1 as (seeds, held-out questions)."""
+    return [item.after.scores for item in group]
+
+
+def f1(group: Sequence[Learned]) -> str:
+    """Show greedy F1 with its 95 % interval over questions, each averaged over seeds."""
+    found = interval(scores(group))
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def of_measure(name: str, digits: int = 2) -> Column:
+    """Return a column with the mean of a field of `Measure` after training."""
+    return lambda group: f"{mean([float(getattr(item.after, name)) for item in group]):.{digits}f}"
+
+
+def collapsed(group: Sequence[Learned]) -> str:
+    """Show how many seeds ended with single rounds alone."""
+    count = sum(item.after.single >= COLLAPSED for item in group)
+    return f"{count} of {len(group)}" if count else ""
+
+
+def seeds(group: Sequence[Learned]) -> str:
+    """Show how many training runs the line stands for."""
+    return str(len(group))
+
+
+COLUMNS: Mapping[str, Column] = {
+    "seeds": seeds, "F1 (95 %)": f1, "F1 at τ = 1": of_measure("sampled_f1", 3), "regret": of_measure("regret", 3),
+    "turns": of_measure("turns"), "retrievals": of_measure("retrievals"),
+}  # fmt: skip
+"""What every experiment shows."""
+
+
+def groups(rows: Sequence[Row]) -> dict[str, list[Learned]]:
+    """Return arm name → its training runs, one a seed."""
+    return {name: [learned(row) for row in mine] for name, mine in by_arm(rows).items()}
+
+
+def arm_table(rows: Sequence[Row], columns: Mapping[str, Column] = COLUMNS) -> str:
+    """Return a Markdown table with one line an arm."""
+    found = groups(rows)
+    lines = [[name, *(show(mine) for show in columns.values())] for name, mine in found.items()]
+    return table(["arm", *columns], lines)
+
+
+def comparison_table(rows: Sequence[Row], baseline: str) -> str:
+    """Return a Markdown table of every arm's F1 against a baseline's, paired by question; Holm-corrected.
+
+    Empty where the baseline has no row, or nothing is to be compared.
+    """
+    found = groups(rows)
+    if baseline not in found or len(found) < 2:
+        return ""
+    compared = compare_all({name: scores(mine) for name, mine in found.items()}, baseline)
+    lines = [
+        [
+            name,
+            f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]",
+            f"{item.detectable:.3f}",
+            f"{item.p_corrected:.3f}",
+            item.verdict,
+        ]
+        for name, item in compared.items()
+    ]
+    head = [f"arm against {baseline}", "ΔF1 (95 %)", "detectable", "p (Holm)", "verdict"]
+    return table(head, lines)
+
+
+def tables(rows: Sequence[Row], baseline: str, columns: Mapping[str, Column] = COLUMNS) -> str:
+    """Return both tables."""
+    return "\n\n".join(part for part in (arm_table(rows, columns), comparison_table(rows, baseline)) if part)

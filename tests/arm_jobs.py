@@ -1,0 +1,20 @@
+"""Quick jobs for the machinery of experiments, importable from the processes that run them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from experiments.arms import Arm
+
+
+def doubled(arm: Arm) -> dict[str, Any]:
+    """Return twice an option, and say in a file that the arm was run; one named "bad" fails."""
+    with Path(arm.options["log"]).open("a") as file:
+        file.write(f"{arm.name} {arm.seed} {os.getpid()}\n")
+    if arm.name == "bad" and not Path(arm.options["log"]).with_suffix(".mended").exists():
+        raise ValueError("no such number")
+    value = 2 * arm.options["value"]
+    curve = [[1, {"rollout/reward": value / 2}], [2, {"rollout/reward": value}]]
+    return {"value": value, "curve": curve, "metrics": {"eval/tiny/f1": value}}
