@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agents.chroma_place import ADDRESS, Place, Server, has_store, index_place, lock_file
 from agents.corpora import DATASETS
 from agents.embedder import Matrix, unit_rows
 from agents.errors import ConfigError, RetrieverError
-from agents.home import jade_home, only_one
+from agents.home import only_one
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -30,6 +31,8 @@ STARTER = "starter"
 """The corpus of the first question: bundled passages with their vectors."""
 BUNDLED = (STARTER, *DATASETS)
 _SCHEMA = 1
+_PAGE = 5000
+"""Passages read at a time."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,6 @@ class CollectionInfo:
     """"complete", "building" (or interrupted), or "foreign"."""
 
 
-def index_folder(folder: str | Path | None = None) -> Path:
-    """Return the folder of the Chroma store: `folder`, else index/ in JADE's home."""
-    return Path(folder).expanduser() if folder is not None else jade_home() / "index"
-
-
 def collection_name(name: str) -> str:
     """Return Chroma's name for what a user calls a collection; bundled corpora are prefixed ("nq" is too short).
 
@@ -112,6 +110,7 @@ def index_command(name: str) -> str:
 def chroma_errors(doing: str) -> Iterator[None]:
     """Turn what Chroma raises while `doing` into a RetrieverError."""
     from chromadb.errors import ChromaError
+    from httpx import HTTPError
 
     try:
         yield
@@ -119,29 +118,43 @@ def chroma_errors(doing: str) -> Iterator[None]:
         raise RetrieverError(
             f"{doing}: {error or type(error).__name__}; is the disk full or the store damaged?"
         ) from error
+    except HTTPError as error:
+        raise RetrieverError(
+            f"{doing}: the Chroma server did not answer ({type(error).__name__}: {error}); see that it runs"
+        ) from error
 
 
-def open_client(folder: Path, *, create: bool = False, remedy: str = "jade index FOLDER") -> ClientAPI:
-    """Open the store in `folder`; telemetry off.
+def open_client(place: Place, *, create: bool = False, remedy: str = "jade index FOLDER") -> ClientAPI:
+    """Open the store; telemetry off.
 
     Args:
-        folder: The store's folder.
-        create: Make it if it does not exist.
+        place: The store's folder, or a server.
+        create: Make the folder if it does not exist.
         remedy: The command that builds what is wanted from it.
 
     Raises:
-        RetrieverError: No store there, or one that Chroma cannot read.
+        RetrieverError: No store there, one that Chroma cannot read, or a server that does not answer.
     """
-    if not create and not (folder / "chroma.sqlite3").is_file():
-        raise RetrieverError(f"there is no index in {folder}; build it: {remedy}")
+    if not create and not has_store(place):
+        raise RetrieverError(f"there is no index in {place}; build it: {remedy}")
     import chromadb
     from chromadb.config import Settings
 
+    settings = Settings(anonymized_telemetry=False)
+    if isinstance(place, Server):
+        try:
+            headers = dict(place.headers)
+            return chromadb.HttpClient(place.host, place.port, place.ssl, headers=headers, settings=settings)
+        except Exception as error:  # refused, timed out, another service, a proxy that wants a token
+            raise RetrieverError(
+                f"no Chroma server can be used at {place} ({error}); start one: chroma run --path FOLDER --port "
+                f"{place.port}, or correct {ADDRESS} (unset: the index in JADE's home)"
+            ) from error
     try:
-        return chromadb.PersistentClient(path=str(folder), settings=Settings(anonymized_telemetry=False))
+        return chromadb.PersistentClient(path=str(place), settings=settings)
     except Exception as error:  # a damaged SQLite file surfaces as almost any type
         raise RetrieverError(
-            f"the index in {folder} cannot be opened ({error}); remove the folder and build it again: {remedy}"
+            f"the index in {place} cannot be opened ({error}); remove the folder and build it again: {remedy}"
         ) from error
 
 
@@ -181,8 +194,7 @@ def read_rows(collection: Collection) -> Rows:
     """
     name = user_name(collection.name)
     with chroma_errors(f'reading collection "{name}"'):
-        got = collection.get(include=["embeddings", "documents", "metadatas"])
-    ids, documents, metadatas = got["ids"], got["documents"] or [], got["metadatas"] or []
+        ids, documents, metadatas, vectors = _everything(collection)
     if not ids:
         raise RetrieverError(f'collection "{name}" is empty; fill it: {index_command(name)}')
     if not documents or any(text is None for text in documents):
@@ -197,18 +209,35 @@ def read_rows(collection: Collection) -> Rows:
         titles=[str(data.get("title") or "") for data in about],
         texts=[str(documents[row]) for row in order],
         sources=[str(data.get("source") or "") for data in about],
-        vectors=unit_rows(np.asarray(got["embeddings"])[order]),
+        vectors=unit_rows(vectors[order]),
     )
 
 
-def list_collections(folder: str | Path | None = None) -> list[CollectionInfo]:
+def _everything(collection: Collection) -> tuple[list[str], list[Any], list[Any], Any]:
+    """Return ids, documents, metadatas and vectors, read page by page: a server answers each with one message."""
+    ids: list[str] = []
+    documents: list[Any] = []
+    metadatas: list[Any] = []
+    vectors: list[Any] = [np.empty((0, 0), dtype=np.float32)]
+    while True:
+        got = collection.get(include=["embeddings", "documents", "metadatas"], limit=_PAGE, offset=len(ids))
+        size = len(got["ids"])
+        ids += got["ids"]
+        documents += got["documents"] or []
+        metadatas += got["metadatas"] or []
+        vectors += [np.asarray(got["embeddings"], dtype=np.float32)] if size else []
+        if size < _PAGE:
+            return ids, documents, metadatas, np.concatenate(vectors[1:] or vectors)
+
+
+def list_collections(folder: str | Path | Server | None = None) -> list[CollectionInfo]:
     """Return every collection of the store, by name; none if there is no store yet.
 
     Raises:
         RetrieverError: The store cannot be read.
     """
-    place = index_folder(folder)
-    if not (place / "chroma.sqlite3").is_file():
+    place = index_place(folder)
+    if not has_store(place):
         return []
     infos = []
     with chroma_errors(f"listing the collections in {place}"):
@@ -225,12 +254,10 @@ def list_collections(folder: str | Path | None = None) -> list[CollectionInfo]:
     return sorted(infos, key=lambda info: info.name)
 
 
-def build_lock(folder: Path) -> AbstractContextManager[None]:
+def build_lock(place: Place) -> AbstractContextManager[None]:
     """Hold the store's lock file while writing.
 
     Raises:
         RetrieverError: Another process is building.
     """
-    return only_one(
-        folder / "build.lock", RetrieverError(f"another process is building in {folder}; wait until it is done")
-    )
+    return only_one(lock_file(place), RetrieverError(f"another process is building in {place}; wait until it is done"))

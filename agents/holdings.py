@@ -15,11 +15,11 @@ from agents.chroma import (
     collection_name,
     find_collection,
     index_command,
-    index_folder,
     open_client,
     read_card,
     user_name,
 )
+from agents.chroma_place import Server, index_place
 from agents.documents import text_digest
 from agents.errors import RetrieverError
 from agents.passage import Passage
@@ -70,17 +70,17 @@ class Holdings:
                 yield Passage(id=identifier, title=str((about or {}).get("title") or ""), text=text or "", score=0.0)
 
 
-def holdings(name: str, folder: str | Path | None = None) -> Holdings:
+def holdings(name: str, folder: str | Path | Server | None = None) -> Holdings:
     """Look at a collection.
 
     Args:
         name: As a user names it; a bundled dataset's name means its corpus.
-        folder: Folder of the Chroma store; None = index/ in JADE's home.
+        folder: Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home.
 
     Raises:
         RetrieverError: It is missing or unfinished; the message holds the command that builds it.
     """
-    place, inner = index_folder(folder), collection_name(name)
+    place, inner = index_place(folder), collection_name(name)
     command = index_command(inner)
     with chroma_errors(f'opening collection "{name}" in {place}'):
         found: Collection | None = find_collection(open_client(place, remedy=command), inner)

@@ -30,11 +30,11 @@ from agents.chroma import (
     collection_name,
     find_collection,
     index_command,
-    index_folder,
     open_client,
     read_card,
     user_name,
 )
+from agents.chroma_place import Server, index_place
 from agents.corpora import read_corpus
 from agents.documents import CHUNK, OVERLAP, Document, Reading, content_digest, read_documents
 from agents.embedder import Embedder, Matrix, open_embedder
@@ -81,7 +81,7 @@ def build_index(
     dataset: str | None = None,
     collection: str | None = None,
     embedder: Embedder | str | None = None,
-    folder: str | Path | None = None,
+    folder: str | Path | Server | None = None,
     chunk: int = CHUNK,
     overlap: int = OVERLAP,
     rebuild: bool = False,
@@ -95,7 +95,7 @@ def build_index(
         dataset: Bundled corpus; None without a source = "starter".
         collection: Name; None = "documents" for a source, the dataset's own name for a dataset.
         embedder: An Embedder, or a name for `open_embedder`; None = the embedded MiniLM.
-        folder: Folder of the Chroma store; None = index/ in JADE's home.
+        folder: Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home.
         chunk: Longest passage split from a document, in characters.
         overlap: Characters shared by neighbouring passages.
         rebuild: Drop the collection first; needed to change the embedder.
@@ -115,7 +115,7 @@ def build_index(
     origin = f"bundled:{dataset or STARTER}" if source is None else _origin(Path(source))
     if embedder is None or isinstance(embedder, str):
         embedder = open_embedder(embedder, progress=lambda line: tell(line, 0, 0))
-    place = index_folder(folder)
+    place = index_place(folder)
     with build_lock(place), chroma_errors(f'building collection "{user_name(name)}" in {place}'):
         client = open_client(place, create=True)
         target = _open(client, name, embedder, rebuild)

@@ -33,12 +33,12 @@ from agents.chroma import (
     collection_name,
     find_collection,
     index_command,
-    index_folder,
     open_client,
     read_card,
     read_rows,
     user_name,
 )
+from agents.chroma_place import Place, Server, has_store, index_place
 from agents.documents import content_digest, embedded_text, text_digest
 from agents.embedder import Embedder, open_embedder
 from agents.errors import ConfigError, RetrieverError
@@ -75,8 +75,8 @@ class ChromaRetriever(BaseRetriever):
     k: int = Field(default=5, ge=1)
     """Passages a query."""
     mode: Mode = "exact"
-    folder: Path | None = None
-    """Folder of the Chroma store; None = index/ in JADE's home."""
+    folder: Path | Server | None = None
+    """Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home."""
     cache_size: int = Field(default=4096, ge=0)
     """Queries whose results are kept."""
 
@@ -221,7 +221,7 @@ class ChromaRetriever(BaseRetriever):
 
     @cached_property
     def _collection(self) -> Collection:
-        place = index_folder(self.folder)
+        place = index_place(self.folder)
         name = collection_name(self.collection)
         with chroma_errors(f'opening collection "{self.collection}" in {place}'):
             found = find_collection(open_client(place, remedy=index_command(name)), name)
@@ -257,11 +257,16 @@ class ChromaRetriever(BaseRetriever):
 
     @cached_property
     def _rows(self) -> Rows:
-        if read_card(self._collection) is not None:
-            self.__dict__.pop("_collection")
-            self.__dict__.pop("_card", None)  # it may have been updated since it was opened
-            _ = self._card  # unfinished, or of another embedder: say so before reading
-        return read_rows(self._collection)
+        if read_card(self._collection) is None:
+            return read_rows(self._collection)
+        self.__dict__.pop("_collection")
+        self.__dict__.pop("_card", None)  # it may have been updated since it was opened
+        card = self._card  # unfinished, or of another embedder: say so before reading
+        rows = read_rows(self._collection)
+        self.__dict__.pop("_collection")
+        if read_card(self._collection) != card:
+            raise RetrieverError(f'collection "{self.collection}" was updated while it was read; open it again')
+        return rows
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -278,7 +283,7 @@ def open_retriever(
     mode: Mode = "exact",
     k: int = 5,
     embedder: Embedder | str | None = None,
-    folder: str | Path | None = None,
+    folder: str | Path | Server | None = None,
     progress: Progress | None = None,
 ) -> ChromaRetriever:
     """Open a collection and check that it can answer; the starter corpus is built if need be.
@@ -288,7 +293,7 @@ def open_retriever(
         mode: One of `MODES`.
         k: Passages a query.
         embedder: An Embedder or a name for `open_embedder`; None = the embedded MiniLM.
-        folder: Folder of the Chroma store; None = index/ in JADE's home.
+        folder: Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home.
         progress: Told about downloads and about building the starter corpus.
 
     Raises:
@@ -302,7 +307,7 @@ def open_retriever(
     if embedder is None or isinstance(embedder, str):
         embedder = open_embedder(embedder, progress and (lambda line: progress(line, 0, 0)))
     name = collection or STARTER
-    place = index_folder(folder)
+    place = index_place(folder)
     if user_name(name) == STARTER and not _starter_is_current(place):
         build_index(embedder=embedder, folder=place, progress=progress)
     retriever = ChromaRetriever(collection=name, embedder=embedder, k=k, mode=mode, folder=place)
@@ -310,10 +315,10 @@ def open_retriever(
     return retriever
 
 
-def _starter_is_current(folder: Path) -> bool:
+def _starter_is_current(place: Place) -> bool:
     """Say whether the starter collection is there, finished, and of the passages that this version ships."""
-    if not (folder / "chroma.sqlite3").is_file():
+    if not has_store(place):
         return False
-    found = find_collection(open_client(folder), collection_name(STARTER))
+    found = find_collection(open_client(place), collection_name(STARTER))
     card = found and read_card(found)
     return bool(card and card.state == "complete" and card.content == starter_content())

@@ -110,17 +110,20 @@ def _embedded(name: str, folder: str, pin: str) -> Finding:
 
 def index() -> Finding:
     """Look at the collections of the default index."""
-    from agents.chroma import index_command, index_folder, list_collections
+    from agents.chroma import index_command, list_collections
+    from agents.chroma_place import ADDRESS, Server, index_place
 
+    remedy = f"start the Chroma server, or correct {ADDRESS}"
     try:
-        infos = list_collections()
+        place = index_place()
+        remedy = remedy if isinstance(place, Server) else f"remove {place} and build again with `jade index`"
+        infos = list_collections(place)
     except JadeError as error:
-        return Finding("index", "fail", str(error), f"remove {index_folder()} and build again with `jade index`")
+        return Finding("index", "fail", str(error), remedy)
     if not infos:
-        return Finding(
-            "index", "warn", f"none in {index_folder()} yet", "the next `jade ask` builds the starter corpus"
-        )
-    found = ", ".join(f"{info.name} ({info.passages:,} passages, {info.state})" for info in infos)
+        return Finding("index", "warn", f"none in {place} yet", "the next `jade ask` builds the starter corpus")
+    found = f"{place}: " if isinstance(place, Server) else ""
+    found += ", ".join(f"{info.name} ({info.passages:,} passages, {info.state})" for info in infos)
     unfinished = [info.name for info in infos if info.state == "building"]
     if unfinished:
         return Finding("index", "fail", found, "finish it: " + "; ".join(map(index_command, unfinished)))

@@ -112,13 +112,14 @@ def _tell(report: IndexReport, found: dict[str, Any] | None) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from agents.chroma import index_folder, list_collections
+    from agents.chroma import list_collections
+    from agents.chroma_place import index_place
 
     infos = list_collections()
     if as_json:
         show_json([asdict(info) for info in infos])
         return
     if not infos:
-        note(f"no collection in {index_folder()} yet; the first `jade ask` builds the starter corpus")
+        note(f"no collection in {index_place()} yet; the first `jade ask` builds the starter corpus")
     for info in infos:
         display(f"{info.name}  {info.passages:,} passages  {info.embedder or 'foreign'}  {info.state}")

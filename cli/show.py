@@ -73,13 +73,14 @@ def decode_prompts(trajectory: Trajectory, model: Path | None) -> dict[str, str]
 
 def lookup_titles(trajectory: Trajectory, index: Path | None) -> dict[str, str]:
     """Return titles of the run's passages by id; empty where the collection is no longer there."""
-    from agents.chroma import collection_name, find_collection, index_folder, open_client
+    from agents.chroma import collection_name, find_collection, open_client
+    from agents.chroma_place import has_store, index_place
 
     ids = sorted({identifier for item in trajectory.retrievals for identifier in item.ids})
     retriever = trajectory.identity.get("retriever")
     name = retriever.get("collection") if isinstance(retriever, dict) else None
-    place = index_folder(index)
-    if not ids or not name or not (place / "chroma.sqlite3").is_file():
+    place = index_place(index)
+    if not ids or not name or not has_store(place):
         return {}
     try:
         found = find_collection(open_client(place), collection_name(str(name)))

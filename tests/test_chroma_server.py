@@ -1,0 +1,153 @@
+"""Retrieval on a Chroma server that is really started: the same answers as from a folder, many readers, outages."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agents.chroma import list_collections
+from agents.chroma_place import Server, index_place, read_address
+from agents.embedder import HashEmbedder
+from agents.errors import ConfigError, RetrieverError
+from agents.holdings import holdings
+from agents.index import build_index
+from agents.retriever import MODES, open_retriever
+
+TOY = HashEmbedder(64)
+WORDS = ("river", "town", "novel", "planet", "mountain", "queen", "engine", "violin")
+SECONDS = 60
+"""Longest wait for a server to start: a busy machine takes its time."""
+
+
+def rows(count: int, edition: str) -> str:
+    lines = [
+        {"id": f"p{i:04}", "title": f"{WORDS[i % 8]} {i}", "text": f"{edition} words about {WORDS[i // 8 % 8]} {i}"}
+        for i in range(count)
+    ]
+    return "\n".join(map(json.dumps, lines))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def chroma(folder: Path, port: int) -> Iterator[Server]:
+    command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(folder), "--port", str(port)]
+    process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = Server("127.0.0.1", port)
+    try:
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            try:
+                httpx.get(f"{server}/api/v2/heartbeat", timeout=1).raise_for_status()
+                break
+            except httpx.HTTPError:
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.05)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_answers_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("agents.chroma._PAGE", 37)  # several pages
+    (tmp_path / "notes.jsonl").write_text(rows(120, "first"))
+    build_index(tmp_path / "notes.jsonl", collection="notes", embedder=TOY, folder=tmp_path / "store")
+    port = free_port()
+    with chroma(tmp_path / "served", port) as server:
+        monkeypatch.setenv("JADE_CHROMA", str(server))
+        assert index_place() == server and list_collections() == []
+        report = build_index(tmp_path / "notes.jsonl", collection="notes", embedder=TOY)
+        assert report.added == 120 and list_collections()[0].passages == 120
+        assert build_index(tmp_path / "notes.jsonl", collection="notes", embedder=TOY).kept == 120
+        queries = ["river words 7", "about the queen", "violin 40"]
+        for mode in MODES:
+            here = open_retriever("notes", mode=mode, embedder=TOY, folder=tmp_path / "store")
+            there = open_retriever("notes", mode=mode, embedder=TOY)
+            mine, theirs = there.search(queries, 5), here.search(queries, 5)
+            if mode == "hnsw":  # passages of equal score may trade places
+                assert [[p["score"] for p in found] for found in mine] == [
+                    [p["score"] for p in found] for found in theirs
+                ]
+            else:
+                assert mine == theirs, mode
+            assert there.identity == here.identity, "a folder's ledger replays over the server"
+        assert holdings("notes").passages(["p0003"])["p0003"]["title"] == "planet 3"
+        _many_readers_while_one_builds(tmp_path, server)
+        reading, asking = (open_retriever("notes", mode=mode, embedder=TOY) for mode in ("exact", "hnsw"))
+        found = reading.search(["violin 41"], 3)
+        assert asking.search(["violin 41"], 3)
+    assert reading.search(["violin 42"], 3) and reading.search(["violin 41"], 3) == found, "vectors are in memory"
+    with pytest.raises(RetrieverError, match=r"Chroma server did not answer .* see that it runs"):
+        asking.search(["violin 43"], 3)
+    with pytest.raises(RetrieverError, match=rf"no Chroma server can be used at http://127.0.0.1:{port} .*chroma run"):
+        open_retriever("notes", embedder=TOY)
+    with chroma(tmp_path / "served", port):
+        assert asking.search(["violin 43"], 3), "the same retriever answers again once the server is back"
+
+
+def _many_readers_while_one_builds(folder: Path, server: Server) -> None:
+    """Readers keep what they read; whoever comes meanwhile is told; afterwards everybody gets the new passages."""
+    old = [open_retriever("notes", embedder=TOY) for _ in range(4)]
+    before = [retriever.search(["mountain 12"], 5) for retriever in old]
+    (folder / "notes.jsonl").write_text(rows(600, "second"))
+    code = (
+        "import sys; from agents.index import build_index; from agents.embedder import HashEmbedder; "
+        "build_index(sys.argv[1], collection='notes', embedder=HashEmbedder(64))"
+    )
+    command = [sys.executable, "-c", code, str(folder / "notes.jsonl")]
+    builder = subprocess.Popen(command, env={**os.environ, "JADE_CHROMA": str(server)})
+    fresh: list[int] = []
+    with ThreadPoolExecutor(4) as pool:
+        while builder.poll() is None:
+            queries = [f"mountain {12 + len(fresh) % 50}"] * len(old)
+            answers = list(pool.map(lambda retriever, query: retriever.search([query], 5), old, queries))
+            assert all(answer == answers[0] and "first" in answer[0][0]["text"] for answer in answers)
+            try:
+                fresh.append(open_retriever("notes", embedder=TOY).passages)
+            except RetrieverError as error:
+                assert "unfinished" in str(error) or "was updated while it was read" in str(error)
+                fresh.append(0)
+    assert builder.returncode == 0 and set(fresh) <= {0, 120, 600}, "nobody sees half an index"
+    assert open_retriever("notes", embedder=TOY).passages == 600
+    assert [retriever.search(["mountain 12"], 5) for retriever in old] == before
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("localhost:8000", "wanted http://HOST:PORT"),
+        ("http://host:port", "cannot be read"),
+        ("http://me:secret@host:8000", "JADE_CHROMA_TOKEN"),
+        ("https://host/path", "wanted http://HOST:PORT"),
+    ],
+)
+def test_addresses_that_cannot_be_meant_are_refused(address: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_address(address)
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses_and_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert str(read_address("https://host")) == "https://host:443" and read_address("http://host/").port == 8000
+    monkeypatch.setenv("JADE_CHROMA", "http://host:9000")
+    assert index_place() == Server("host", 9000) and index_place(tmp_path) == tmp_path
+    assert index_place("http://other:1") == Server("other", 1) and Server("host", 9000).headers == {}
+    monkeypatch.setenv("JADE_CHROMA_TOKEN", "t")
+    assert Server("host", 9000).headers == {"X-Chroma-Token": "t", "Authorization": "Bearer t"}
