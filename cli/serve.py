@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphs.recorded import RecordedGraph
 
 _SERVICE = "Service"
-_OF_THE_MODEL = ("model", "adapter", "prompts", "device", "dtype", "threads")
+_OF_THE_MODEL = ("model", "adapter", "costs", "prompts", "device", "dtype", "threads")
 _OF_THE_PASSAGES = ("index", "retriever_mode", "embedder", "top_k")
 Graph = Annotated[
     str | None,
@@ -52,6 +52,7 @@ def serve(
     name: Name = "jade",
     model: ask.Model = None,
     adapter: ask.Adapter = "auto",
+    costs: ask.Costs = None,
     prompts: ask.Prompts = None,
     device: ask.Device = "auto",
     dtype: ask.Dtype = "auto",
@@ -80,6 +81,7 @@ def serve(
     given: dict[str, Any] = {
         "model": model,
         "adapter": adapter,
+        "costs": costs,
         "prompts": prompts,
         "device": device,
         "dtype": dtype,
@@ -143,7 +145,7 @@ def _own(spec: str, loading: Mapping[str, Any]) -> RecordedGraph:
     changes: dict[str, Any] = {}
     if any(key in loading for key in _OF_THE_MODEL):
         ours = load_graph(**{"adapter": None, **loading}, lazy=True, progress=note).recorder
-        changes = {"batcher": ours.batcher, "prompts": ours.prompts, "adapters": ours.adapters}
+        changes = {"batcher": ours.batcher, "prompts": ours.prompts, "adapters": ours.adapters, "costs": ours.costs}
     if "ledger" in loading:
         from graphs.app import default_ledger
 

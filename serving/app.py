@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 
 from agents.errors import LedgerError
 from graphs.app import code_version
@@ -86,7 +87,7 @@ def _add_probes(app: FastAPI, desk: Desk) -> None:
             raise draining()
         return AsciiJSON({"status": "ready", "running": desk.running, "waiting": desk.waiting})
 
-    @app.get("/metrics", summary="Prometheus metrics")
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(desk.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from graphs.options import Options
+from graphs.question import MAX_QUESTION_CHARACTERS
 from serving.desk import Desk
 from serving.job import Job, watched
 from serving.problems import AsciiJSON
 from serving.sse import EventStream, encode_event
 
+_QUESTION: dict[str, Any] = {"minLength": 1, "maxLength": MAX_QUESTION_CHARACTERS, "pattern": r"\S"}
+"""Told, not checked, by the schema: the graph's own check says better what is wrong."""
+
 
 class AskBody(Options):
     """A question, and what it may cost."""
 
-    question: str = Field(strict=True, description="What you want to know.")
-    stream: bool = Field(False, description="Server-sent events instead of one JSON object.")
+    question: str = Field(strict=True, description="What you want to know.", json_schema_extra=_QUESTION)
+    stream: bool = Field(False, strict=True, description="Server-sent events instead of one JSON object.")
 
 
 def ask_routes(desk: Desk) -> APIRouter:

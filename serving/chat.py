@@ -66,7 +66,7 @@ class ChatBody(BaseModel):
 
     messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = Field(None, description="Ignored: a server has one graph, whose name the response tells.")
-    stream: bool = False
+    stream: bool = Field(False, strict=True)
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = Field(None, description="Only one answer is given.")
     temperature: float | None = Field(None, description="As in the options; empty = the server's own, greedy.")

@@ -147,7 +147,7 @@ class Job:
         return values
 
     def _answer(self, values: Any) -> dict[str, Any]:
-        """Return what the client gets: the graph's own output, completed from the record.
+        """Return what the client gets: the graph's output (values are its whole state), completed from the record.
 
         Raises:
             Problem: The run ended without an answer.
@@ -163,7 +163,8 @@ class Job:
             "warnings": list(run.warnings),
         }
         record = {"run": self.recorded_as, "outcome": run.outcome, "seconds": dict(run.seconds)}
-        return {**costs, **to_json(values), "answer": str(values[output]), **record}
+        kept = {key: value for key, value in values.items() if key in self._graph.output_channels}
+        return {**costs, **to_json(kept), "answer": str(values[output]), **record}
 
 
 def _event(mode: str, chunk: Any) -> Event:

@@ -110,8 +110,8 @@ def note_outcome(scope: Scope, code: str) -> None:
 
 
 def documented() -> dict[int | str, dict[str, Any]]:
-    """Return what /openapi.json says of the responses of a door at which questions are asked."""
-    statuses = {status: code for code, (status, _) in KINDS.items() if code not in ("gone", "not_found")}
+    """Return what /openapi.json says of the responses of the doors at which questions are asked."""
+    statuses = {status: code for code, (status, _) in KINDS.items() if code != "gone"}
     faults: dict[int | str, dict[str, Any]] = {
         status: {"model": FaultBody, "description": code.replace("_", " ")}
         for status, code in {400: "invalid", 403: "unauthorized", **statuses}.items()
