@@ -78,7 +78,7 @@ def read_questions(config: PPOConfig) -> list[Questions]:
     if config.data is not None:
         train, dev = own_questions(config)
         return [(name, train, dev) for name in config.datasets]
-    found = []
+    found: list[Questions] = []
     for name in config.datasets:
         found.append((name, load_examples(name, "train"), load_examples(name, "dev", sample=config.eval_sample)))
     return found
