@@ -81,6 +81,7 @@ def collect(
     runs: int = 1,
     timing: Timing | None = None,
     on_done: Callable[[Trajectory], None] | None = None,
+    share: tuple[int, int] = (0, 1),
     **options: Any,
 ) -> list[Trajectory]:
     """Run the graph on all questions and return their trajectories, in order (runs of a question together).
@@ -94,6 +95,8 @@ def collect(
         runs: Runs of each question; the i-th uses seed + i.
         timing: Filled with where the wall time went.
         on_done: Called with each trajectory as its run ends.
+        share: (rank, number of ranks): only every so many-th question, with the run ids and seeds of the whole; where
+            all runs of a share fail, that is for those to judge who see the other shares.
         **options: Per-call options such as `workflow="R,AG"` or `record="train"`.
 
     Raises:
@@ -115,7 +118,8 @@ def collect(
     private = graph.with_recorder(
         batcher=batcher, ledger=ledger or graph.recorder.ledger, on_close=note, defaults=Options()
     )
-    jobs = _jobs(questions, base, runs, graph.recorder.input)
+    rank, ranks = share
+    jobs = [job for job in _jobs(questions, base, runs, graph.recorder.input) if job.index // runs % ranks == rank]
     for job in jobs:
         private.check(job.input)
     started = time.perf_counter()
@@ -128,7 +132,7 @@ def collect(
         timing.decode += _recorded(results, "decode")
         timing.retrieval += batcher.retrieval_seconds
         timing.total += elapsed
-    if gathered.errors and all(result.outcome in FAILED for result in results):
+    if ranks == 1 and gathered.errors and all(result.outcome in FAILED for result in results):
         raise gathered.errors[0]
     return results
 

@@ -19,6 +19,7 @@ from tests.toy_model import toy_model
 from training.adapter import LoraShape, create_adapter, save_adapter
 from training.gold import Gold
 from training.ppo_config import PPOConfig
+from training.ranks import ALONE, Ranks
 from training.rollout import Rollout, World, gather, prepare
 from training.session import Session, begin
 from training.update import start_critic
@@ -46,7 +47,7 @@ def toy_config(folder: Path, **changes: Any) -> PPOConfig:
     return PPOConfig(**{**fields, **changes})
 
 
-def toy_session(folder: Path, *, start: Path | None = None, **changes: Any) -> Session:
+def toy_session(folder: Path, *, start: Path | None = None, ranks: Ranks = ALONE, **changes: Any) -> Session:
     """Begin (or resume) a session whose model is made anew, as in a fresh process."""
     torch.set_num_threads(1)
     prompts = Prompts("bare")
@@ -58,7 +59,7 @@ def toy_session(folder: Path, *, start: Path | None = None, **changes: Any) -> S
     )  # fmt: skip
     world = World("toy", graph, EXAMPLES, EXAMPLES[:2])
     config = toy_config(folder, adapter=None if start is None else str(start), **changes)
-    return begin(config, shared, [world], Gold(EXAMPLES, graded), "bare")
+    return begin(config, shared, [world], Gold(EXAMPLES, graded), "bare", ranks)
 
 
 def start_adapter(folder: Path, seed: int = 5) -> Path:

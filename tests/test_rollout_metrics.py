@@ -56,10 +56,10 @@ def test_shares_and_means_by_hand() -> None:
 def test_what_an_iteration_recorded(tmp_path: Path) -> None:
     segment = tmp_path / "segment.jsonl"
     segment.write_bytes(b"x" * 70)
-    found = ledger_metrics(runs(), segment)
+    found = ledger_metrics(runs(), [segment])
     check_metrics(found)
     assert found == {"ledger/runs": 3.0, "ledger/calls": 4.0, "ledger/tokens": 27.0, "ledger/bytes": 70.0}
-    assert "ledger/bytes" not in ledger_metrics(runs(), None)  # replayed from elsewhere
+    assert "ledger/bytes" not in ledger_metrics(runs(), [])  # replayed from elsewhere
 
 
 def test_credit_by_role_by_hand() -> None:

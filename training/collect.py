@@ -27,6 +27,7 @@ from graphs.trajectory import Trajectory
 from training.gold import Gold, load_score
 from training.ppo_config import PPOConfig
 from training.ppo_setup import load_model, make_worlds, prompts_of
+from training.ranks import refuse_ranks
 from training.rollout import World, questions_of, record, run_options
 
 _log = logging.getLogger("jade.collect")
@@ -200,6 +201,7 @@ def main() -> int:
 
     def work() -> int:
         config, dry_run = read_config(CollectConfig, sys.argv[1:], "python -m training.collect")
+        refuse_ranks("python -m training.collect")
         collect(config, dry_run=dry_run)
         return 0
 

@@ -7,6 +7,7 @@ from graphs.collection import collect
 from graphs.trajectory import FAILED, Trajectory
 from training.rollout import World, run_options
 from training.session import Session
+from training.shares import everyones
 
 
 def evaluate(session: Session) -> dict[str, float]:
@@ -26,8 +27,18 @@ def evaluate(session: Session) -> dict[str, float]:
 
 
 def greedy_runs(session: Session, world: World) -> list[Trajectory]:
-    """Return greedy runs of the held-out questions, unrecorded."""
+    """Return greedy runs of the held-out questions, unrecorded, in order; each rank makes its share."""
+    ranks = session.ranks
     graph = world.graph.with_recorder(adapters=session.players.adapters())
     options = {**run_options(session.config, 0), "record": "off", "temperature": 0.0}
     questions = [{graph.recorder.input: example.question, "id": example.id} for example in world.dev]
-    return collect(graph, questions, policy=session.players.shared, in_flight=session.config.in_flight, **options)
+    runs = collect(
+        graph,
+        questions,
+        policy=session.players.shared,
+        in_flight=session.config.in_flight,
+        share=(ranks.rank, ranks.size),
+        **options,
+    )
+    places = [place for rank in range(ranks.size) for place in range(len(questions))[rank :: ranks.size]]
+    return [run for _, run in sorted(zip(places, everyones(runs, ranks), strict=True), key=lambda pair: pair[0])]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from training.buffer import PLANNER
 from training.critic import ValueHead
 from training.learner import Learner, Scores
 from training.minibatch import Microbatch
+from training.ranks import ALONE, Ranks
 
 CRITIC = "critic"
 """Name of the critic's own adapter in the shared model."""
@@ -41,6 +43,8 @@ class Players:
     head: ValueHead
     own_critic: bool
     """Whether the critic has its own adapter."""
+    ranks: Ranks = ALONE
+    """The processes that train together; each holds all of the above."""
 
     def adapters(self) -> dict[str, str | None]:
         """Return role → adapter while collecting: frozen roles are played by the start adapter."""
@@ -58,6 +62,13 @@ class Players:
         """Return the critic's parameters, in fp32."""
         own = self.learner.parameters(CRITIC) if self.own_critic else []
         return [*self.head.parameters(), *own]
+
+    def fingerprint(self) -> list[str]:
+        """Return digests of all that learns: trained adapter, value head, the critic's adapter."""
+        head = torch.cat([parameter.detach().reshape(-1).cpu() for parameter in self.head.parameters()])
+        adapters = [TRAINED, *([CRITIC] if self.own_critic else [])]
+        named = [self.shared.adapter_set.fingerprint(name) for name in adapters]
+        return [*named, blake2b(head.numpy().tobytes(), digest_size=16).hexdigest()]
 
     def value(self, batch: Microbatch, policy_hidden: Tensor | None, *, tokens: bool, keep: bool) -> Tensor:
         """Return the critic's values: (B, 2) per call, or (B, T) per response token.

@@ -10,37 +10,39 @@ any moment in between. Ctrl-C ends it after the current update.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from evaluation.config import read_config, run_command
-from evaluation.tracking import TrackedRun, track
+from evaluation.tracking import TrackedRun
 from graphs.collection import Timing
 from graphs.trajectory import Trajectory
 from training.buffer import RolloutBuffer
 from training.checkpoint import keep_healthy
 from training.clock import Clock
 from training.duals import in_force, move
+from training.ending import ends_gently
 from training.health import AlarmLimits, alarms, collapsing, remember
 from training.heldout import evaluate
 from training.history import add_metrics
 from training.interference import interference
+from training.lead import log_as, tracked_by_first
 from training.ppo_config import PPOConfig
 from training.ppo_estimate import estimate
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
 from training.progress import following
+from training.ranks import ALONE, Ranks, joined
 from training.report import report_figures, report_ledger, run_credit
-from training.rollout import Rollout, gather, prepare, replay, segment_file
+from training.rollout import Rollout, gather, prepare, replay
 from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics, tokens_of
 from training.schedule import rate
 from training.session import Session, begin
+from training.shares import segments
 from training.update import Outcome, fill, start_critic
 
 _log = logging.getLogger("jade.ppo")
@@ -63,15 +65,16 @@ def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda
         ConfigError: Nothing of an iteration can be trained on.
         LedgerError, SetupError: The disk is full; the last checkpoint stands.
     """
-    config, state = session.config, session.state
+    config, state, ranks = session.config, session.state, session.ranks
     state.mlflow_run = tracked.run_id or state.mlflow_run
     batches = _ledger_batches(session)
     first = state.iteration
     if first == 0 and config.eval_every:
         _note(session, tracked, evaluate(session), 0)
     status, clock = 0, Clock()
-    with following(first, config.iterations, config.questions * config.runs if batches is None else 0) as follow:
-        while session.state.iteration < config.iterations and not stop():
+    runs = len([*ranks.mine(range(config.questions))]) * config.runs if batches is None else 0
+    with following(first, config.iterations, runs, shown=ranks.leads) as follow:
+        while session.state.iteration < config.iterations and not ranks.any(stop()):
             metrics, healthy = iterate(session, tracked, batches, clock, follow.recorded)
             if metrics is None:
                 _log.info("the ledger has no more runs")
@@ -83,10 +86,11 @@ def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda
                 session.save()
             with clock.stage("log"):
                 follow.finished(session.state.iteration, metrics)
-                if any(name.startswith("eval/") for name in metrics):
+                if ranks.leads and any(name.startswith("eval/") for name in metrics):
                     report_figures(session.output, tracked)
-    report_figures(session.output, tracked)
-    report_ledger(_ledger(config), tracked)
+    if ranks.leads:
+        report_figures(session.output, tracked)
+        report_ledger(_ledger(config), tracked)
     if status == 0:
         tracked.log_artifact_folder(session.ship(), "adapter")
     return status
@@ -113,18 +117,18 @@ def iterate(
         `on_alarm` says to continue.
     """
     config, state = session.config, session.state
-    segment = segment_file(session.output, state.iteration) if batches is None else None
     # collect, or replay
     runs = _runs(session, batches, clock, on_done)
     if runs is None:
         return None, True
+    recorded = _segments(session) if batches is None else []
     # check, reward, old and reference log-probabilities, values
     with clock.stage("score"):
         rollout = _prepared(session, runs)
     # credit, weights, whitening
     with clock.stage("credit"):
         buffer, plain, credits = fill(rollout.buffer, rollout.scored, rollout.team, config)
-        metrics = {**rollout.metrics, **rollout_metrics(runs, rollout.rewards), **ledger_metrics(runs, segment)}
+        metrics = {**rollout.metrics, **rollout_metrics(runs, rollout.rewards), **ledger_metrics(runs, recorded)}
         metrics |= credit_metrics(plain, [reward.score for reward in rollout.team])
     evaluates = config.eval_every > 0 and (state.iteration + 1) % config.eval_every == 0
     with clock.stage("interference"):
@@ -135,6 +139,7 @@ def iterate(
         outcome = _updated(session, buffer, critic_only)
     metrics |= outcome.metrics
     clock.updated(float(buffer.lengths.sum()) * outcome.metrics["update/epochs"])
+    metrics = session.ranks.tell(metrics)
     remember(state.history, metrics, config.alarm_window)
     ringing = alarms(metrics, outcome.finite, state.history, _limits(config))
     counts = not ringing or config.on_alarm == "continue"
@@ -143,9 +148,10 @@ def iterate(
         tracked.export_traces(rollout.buffer.trajectories[: config.traces], run_credit(plain, rollout, credits))
     if config.on_alarm == "rollback":
         with clock.stage("checkpoint"):
-            keep_healthy(session.output, collapsing(state.history, config.alarm_topology))
+            collapses = collapsing(state.history, config.alarm_topology)
+            session.ranks.first(lambda: keep_healthy(session.output, collapses))
     if counts:
-        state.segment = "" if segment is None else segment.name
+        state.segment = recorded[0].name if recorded else ""
         state.iteration += 1
         if not critic_only:
             move(config, state, metrics)
@@ -186,8 +192,9 @@ def _updated(session: Session, buffer: RolloutBuffer, critic_only: bool) -> Outc
 
 def _note(session: Session, tracked: TrackedRun, metrics: dict[str, float], step: int) -> None:
     """Log metrics to the tracking store, and keep them beside the checkpoint."""
-    tracked.log_metrics(metrics, step)
-    add_metrics(session.output, step, metrics)
+    if session.ranks.leads:
+        tracked.log_metrics(metrics, step)
+        add_metrics(session.output, step, metrics)
 
 
 def _runs(
@@ -207,6 +214,11 @@ def _runs(
     )
     clock.collected(timing, time.perf_counter() - started, tokens_of(runs) if timing.total else 0)
     return runs
+
+
+def _segments(session: Session) -> list[Path]:
+    """Return the ledger segments that hold the runs of this iteration, one for each rank that recorded."""
+    return [file for files in segments(session.output, session.state.iteration).values() for file in files]
 
 
 def _ledger_batches(session: Session) -> Iterator[Sequence[Trajectory]] | None:
@@ -242,25 +254,13 @@ def _recover(session: Session, metrics: Mapping[str, float]) -> bool:
     return True
 
 
-@contextmanager
-def ends_gently() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop after the current update; the second one is what it was."""
-    asked: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, before)
-        _log.warning("ending after the current update; press Ctrl-C again to end at once")
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def train(config: PPOConfig, *, dry_run: bool = False) -> int:
+def train(config: PPOConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> int:
     """Set everything up and train; return the exit status.
+
+    Args:
+        config: All options.
+        dry_run: Only say what to expect.
+        ranks: The processes that train together.
 
     Raises:
         JadeError: As named in its message, before any training where that can be known.
@@ -275,20 +275,22 @@ def train(config: PPOConfig, *, dry_run: bool = False) -> int:
             trial = begin(replace(config, output=scratch, ledger=None), shared, worlds, gold, prompts.style)
             _log.info("%s", estimate(trial))
         return 0
-    session = begin(config, shared, worlds, gold, prompts.style)
+    session = begin(config, shared, worlds, gold, prompts.style, ranks)
     tags = {f"hash.{name}": value for name, value in shared.identity.items() if name in ("text", "policy")}
     name, resumed = Path(config.output).name, session.state.mlflow_run
-    with track(config.experiment, name, config.__dict__, tags, resumed) as tracked, ends_gently() as stop:
+    tracking = tracked_by_first(ranks, config.experiment, name, config.__dict__, tags, resumed)
+    with tracking as tracked, ends_gently() as stop:
         return run(session, tracked, stop)
 
 
 def main() -> int:
     """Run from the command line; a user's mistake is one line on standard error."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     def work() -> int:
         config, dry_run = read_config(PPOConfig, sys.argv[1:], "python -m training.ppo")
-        return train(config, dry_run=dry_run)
+        with joined(config.device) as ranks:
+            log_as(ranks)
+            return train(config, dry_run=dry_run, ranks=ranks) if ranks.leads or not dry_run else 0
 
     return run_command(work, "stopped at once; the same command goes on from the last checkpoint")
 

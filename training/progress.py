@@ -82,7 +82,9 @@ class Following:
 
 
 @contextmanager
-def following(first: int, total: int, runs: int, console: Console | None = None) -> Iterator[Following]:
+def following(
+    first: int, total: int, runs: int, console: Console | None = None, *, shown: bool = True
+) -> Iterator[Following]:
     """Follow a training run; draws bars on standard error if that is a terminal.
 
     Args:
@@ -90,9 +92,10 @@ def following(first: int, total: int, runs: int, console: Console | None = None)
         total: Iterations in all.
         runs: Executions of one iteration; 0 = none are made.
         console: Where to draw, for tests.
+        shown: Whether this process draws; of several ranks the first one does.
     """
     console = console or Console(stderr=True)
-    if not console.is_terminal:
+    if not shown or not console.is_terminal:
         yield Following(first, total, runs)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))

@@ -8,7 +8,7 @@ same seeds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,19 +19,22 @@ from agents.call import Policy
 from agents.errors import ConfigError, LedgerError
 from evaluation.dataset import Example
 from graphs.collection import Timing, collect
-from graphs.ledger import LedgerWriter, is_sealed, read_ledger
+from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import RecordedGraph
 from graphs.trajectory import FAILED, Trajectory
 from training.buffer import RolloutBuffer
 from training.dropped import Dropped
 from training.duals import Prices
 from training.gold import Gold
+from training.permuted import permuted
 from training.players import Players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
+from training.ranks import ALONE, Ranks
 from training.reward import TrajectoryReward, rewards
 from training.scoring import Scored
 from training.screening import limits_of, screen
+from training.shares import collect_share, complete, drop_others, segment_file
 
 _FAILED = "`jade show RUN --ledger …` says why they failed; mend that and run the same command again"
 REMEDIES: Mapping[str, str] = {
@@ -104,11 +107,6 @@ def seed_of(seed: int, iteration: int) -> int:
     return int.from_bytes(blake2b(f"{seed}/{iteration}".encode(), digest_size=4).digest(), "big") >> 1
 
 
-def segment_file(output: Path, iteration: int) -> Path:
-    """Return the ledger segment of an iteration."""
-    return output / "ledger" / f"iteration-{iteration:06d}.jsonl"
-
-
 def gather(
     world: World,
     players: Players,
@@ -121,16 +119,28 @@ def gather(
 ) -> list[Trajectory]:
     """Return the executions of an iteration: from its sealed segment if there is one, else collected now.
 
+    Several ranks each collect a share (`training.shares`), and each returns the executions of all.
+
     Raises:
         LedgerError: The segment cannot be written or sealed, or every run failed.
     """
-    file = segment_file(Path(config.output), iteration)
-    if not is_sealed(file):
+    output, ranks = Path(config.output), players.ranks
+
+    def collect_into(file: Path) -> None:
         examples = questions_of(world.train, visit, config.questions, config.seed)
         graph = world.graph.with_recorder(adapters=players.adapters())
         options = run_options(config, seed_of(config.seed, iteration))
-        record(graph, players.shared, examples, file, config, timing=timing, on_done=on_done, **options)
-    return sorted(read_ledger(file), key=lambda run: run.run)
+        record(graph, players.shared, examples, file, config, timing=timing, on_done=on_done, ranks=ranks, **options)
+
+    names = ranks.first(lambda: [file.name for file in complete(output, iteration)])
+    files = [output / "ledger" / name for name in names]
+    if not files:
+        ranks.first(lambda: drop_others(output, iteration, ranks.size))
+        if ranks.size > 1:
+            return sorted(collect_share(output, iteration, ranks, collect_into), key=lambda run: run.run)
+        files = [segment_file(output, iteration)]
+        collect_into(files[0])
+    return sorted((run for file in files for run in read_ledger(file)), key=lambda run: run.run)
 
 
 def record(
@@ -142,6 +152,7 @@ def record(
     *,
     timing: Timing | None = None,
     on_done: Callable[[Trajectory], None] | None = None,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> None:
     """Run a graph on questions and seal what was recorded as one ledger file; what an earlier try left is replaced.
@@ -154,6 +165,7 @@ def record(
         amount: Runs of each question, and most runs at once.
         timing: Filled with where the wall time went.
         on_done: Called with each trajectory as its run ends.
+        ranks: Where there are several, only this one's share is recorded, and left unsealed.
         **options: Of each run.
 
     Raises:
@@ -180,6 +192,7 @@ def record(
             runs=amount.runs,
             timing=timing,
             on_done=note,
+            share=(ranks.rank, ranks.size),
             **options,
         )
     except Exception as error:
@@ -190,7 +203,8 @@ def record(
             f"`jade show --ledger {file}` shows the last one; mend that and run the same command again: nothing else "
             "was changed"
         ) from error
-    writer.seal()
+    if ranks.size == 1:
+        writer.seal()
 
 
 def run_options(config: PPOConfig, seed: int) -> dict[str, Any]:
@@ -249,7 +263,9 @@ def prepare(
     Raises:
         ConfigError: Nothing is left to learn from; the message counts why.
     """
-    scores = {run.run: gold(run) for run in runs if run.outcome not in FAILED}
+    ended = [run for run in runs if run.outcome not in FAILED]
+    scored = players.ranks.spread(ended, lambda part: [gold(run) for run in part])
+    scores = {run.run: score for run, score in zip(ended, scored, strict=True)}
     unmatched = [("unmatched", run) for run, score in scores.items() if score is None]
     known = [run for run in runs if scores.get(run.run, 0.0) is not None]
     if config.estimator == "loo":
@@ -283,25 +299,6 @@ def _nothing_left(dropped: Dropped, size: int, ledger: str) -> str:
     main = max(dropped.counts, key=lambda reason: dropped.counts[reason], default="")
     remedy = REMEDIES.get(main, "record with record='train' under the adapter that PPO starts from")
     return f"none of {size} recorded runs can be trained on: {counts} (ledger {ledger}). Nothing was changed; {remedy}"
-
-
-def permuted(
-    runs: Sequence[Trajectory], paid: Mapping[str, TrajectoryReward], seed: int
-) -> dict[str, TrajectoryReward]:
-    """Give the runs of each question the outcomes of another question's runs; format penalties stay where they are."""
-    groups: dict[str, list[str]] = {}
-    for run in runs:
-        if run.run in paid:
-            groups.setdefault(run.question_id or run.question, []).append(run.run)
-    names = list(groups)
-    generator = np.random.default_rng([seed])
-    order = [int(place) for place in generator.permutation(len(names))]
-    found: dict[str, TrajectoryReward] = {}
-    for position, place in enumerate(order):  # along the cycle: every question gets another one's
-        donors = groups[names[order[(position + 1) % len(order)]]]
-        for index, name in enumerate(groups[names[place]]):
-            found[name] = replace(paid[donors[index % len(donors)]], format=paid[name].format)
-    return found
 
 
 def _in_company(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], list[tuple[str, str]]]:

@@ -62,16 +62,17 @@ def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, Trajectory
     return found | _by_role(runs, rewards) | _workflows(runs)
 
 
-def ledger_metrics(runs: Sequence[Trajectory], segment: Path | None) -> dict[str, float]:
+def ledger_metrics(runs: Sequence[Trajectory], segments: Sequence[Path]) -> dict[str, float]:
     """Count what one iteration recorded, or replayed.
 
     Args:
         runs: All executions of the batch.
-        segment: The file that holds exactly these; None = they come from elsewhere.
+        segments: The files that hold exactly these; none = they come from elsewhere.
     """
     calls = sum(len(run.calls) for run in runs)
     found = {"ledger/runs": float(len(runs)), "ledger/calls": float(calls), "ledger/tokens": float(tokens_of(runs))}
-    return found if segment is None else {**found, "ledger/bytes": float(segment.stat().st_size)}
+    size = sum(file.stat().st_size for file in segments)
+    return {**found, "ledger/bytes": float(size)} if segments else found
 
 
 def tokens_of(runs: Sequence[Trajectory]) -> int:

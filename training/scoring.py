@@ -17,6 +17,7 @@ from training.buffer import Floats, RolloutBuffer
 from training.minibatch import collate
 from training.packing import shared_minibatches
 from training.players import Players
+from training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ def score_buffer(players: Players, buffer: RolloutBuffer, token_budget: int, *, 
         buffer: N rows.
         token_budget: Most tokens of a forward pass.
         tokens: Also return a value per response token.
+
+    Several ranks each score a part of the rows, and each returns the numbers of all.
     """
     blank: Floats = np.zeros(0, dtype=np.float32)
     current, ref, each = ([blank] * len(buffer) for _ in range(3))
     values = np.zeros((len(buffer), 2), dtype=np.float32)
     players.learner.forget()
     with torch.no_grad():
-        for rows in _once(buffer, token_budget, players.learner.shares):
+        for rows in players.ranks.mine(_once(buffer, token_budget, players.learner.shares)):
             batch = collate(buffer, rows, pad_id=0, device=players.learner.device)
             calls = [buffer.rows[row].call for row in rows]
             trained = buffer.rows[rows[0]].trained
@@ -79,7 +82,27 @@ def score_buffer(players: Players, buffer: RolloutBuffer, token_budget: int, *, 
                 ref[row] = start.logprobs[place, :size].cpu().numpy()
                 if by_token is not None:
                     each[row] = by_token[place, :size]
-    return Scored(current, ref, values, each if tokens else None)
+    scored = Scored(current, ref, values, each if tokens else None)
+    return scored if players.ranks.size == 1 else _everyones(scored, buffer, players.ranks)
+
+
+def _everyones(scored: Scored, buffer: RolloutBuffer, ranks: Ranks) -> Scored:
+    """Put together what each rank scored: what another one scored is 0 here, so that the sum is exact."""
+    sizes = [len(row.call.response_ids) for row in buffer.rows]
+    tables = [scored.current, scored.ref, *([] if scored.token_values is None else [scored.token_values])]
+    filled = [
+        part if len(part) else np.zeros(size, dtype=np.float32)
+        for table in tables
+        for part, size in zip(table, sizes, strict=True)
+    ]
+    flat = torch.from_numpy(np.concatenate([scored.values.reshape(-1), *filled]))
+    whole = ranks.sum(flat).numpy()
+    cuts = np.cumsum([scored.values.size, *sizes * len(tables)])
+    values, *parts = np.split(whole, cuts[:-1])
+    each = [parts[start : start + len(sizes)] for start in range(0, len(parts), max(1, len(sizes)))]
+    if not sizes:
+        return scored
+    return Scored(each[0], each[1], values.reshape(scored.values.shape), each[2] if len(each) > 2 else None)
 
 
 def _once(buffer: RolloutBuffer, token_budget: int, share: bool) -> Iterator[list[int]]:

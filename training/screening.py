@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -176,7 +177,8 @@ def _parity_gaps(
             again.setdefault(sampler, []).append((row.trajectory, row.call))
     for sampler, calls in again.items():
         rows = [(call.prompt_ids, call.response_ids, call.constraint, call.temperature) for _, call in calls]
-        for (trajectory, call), forced in zip(calls, players.shared.teacher_force(rows, sampler), strict=True):
+        again_forced = players.ranks.spread(rows, partial(players.shared.teacher_force, adapter=sampler))
+        for (trajectory, call), forced in zip(calls, again_forced, strict=True):
             gaps[trajectory].append(gap(call.logprobs, forced, call.mask))
     return gaps
 

@@ -23,7 +23,9 @@ from training.gold import Gold
 from training.players import Players, make_players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
+from training.ranks import ALONE, MACHINES, Ranks
 from training.rollout import World
+from training.shares import check_folder
 from training.update import Optimiser
 
 _log = logging.getLogger("jade.ppo")
@@ -52,13 +54,22 @@ class Session:
         """Return the folder of the run."""
         return Path(self.config.output)
 
+    @property
+    def ranks(self) -> Ranks:
+        """Return the processes that train together; rank 0 writes for all."""
+        return self.players.ranks
+
     def save(self) -> None:
         """Write a checkpoint: the second commit of an iteration.
 
         Raises:
+            ConfigError: The ranks have not learned the same, bit for bit.
             SetupError: The disk is full; the checkpoint before is untouched.
         """
-        save_checkpoint(self.output, self.players, self.optimiser, self.store.path(self.state.version), self.state)
+        if self.ranks.size > 1:
+            self.ranks.alike("the weights", self.players.fingerprint(), MACHINES)
+        policy = self.store.path(self.state.version)
+        self.ranks.first(lambda: save_checkpoint(self.output, self.players, self.optimiser, policy, self.state))
 
     def advance(self) -> None:
         """Give the trained adapter its next version, and keep it in the policy store.
@@ -69,8 +80,36 @@ class Session:
         self.state.version += 1
         self.card = replace(self.card, version=self.state.version)
         self.players.shared.version = str(self.state.version)
-        with writing(self.store.path(self.state.version), self.output):
-            self.state.policy = self.store.add(self.players.shared, self.state.version, self.card)
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the trained adapter as the version in force, and name the speaker after it.
+
+        Raises:
+            SetupError: The disk is full.
+        """
+        shared, version = self.players.shared, self.state.version
+
+        def add() -> str:
+            with writing(self.store.path(version), self.output):
+                return self.store.add(shared, version, self.card)
+
+        self.state.policy = self.ranks.first(add)
+        if not self.ranks.leads:
+            shared.refresh(TRAINED, self.state.policy)
+
+    def restore(self, adapter: Path) -> None:
+        """Put a checkpoint's adapter back into the policy store, which may have dropped it since.
+
+        Raises:
+            SetupError: The disk is full.
+        """
+
+        def put_back() -> None:
+            with writing(self.store.path(self.state.version), self.output):
+                self.store.restore(self.state.version, adapter)
+
+        self.ranks.first(put_back)
 
     def name_roles(self, roles: Iterable[str]) -> None:
         """Add roles that were seen to learn to the adapter's card: a graph of one's own has its own."""
@@ -96,8 +135,7 @@ class Session:
         if collapsed and (self.output / HEALTHY).is_dir():
             folder = self.output / HEALTHY
         self.state = load_checkpoint(folder, self.players, self.optimiser)
-        with writing(self.store.path(self.state.version), self.output):
-            self.store.restore(self.state.version, folder / "adapter")  # the store may have dropped it since
+        self.restore(folder / "adapter")
         self.state.iteration, self.state.rollbacks = lost.iteration + 1, lost.rollbacks + 1
         self.state.factor, self.state.mlflow_run = lost.factor / 2, lost.mlflow_run
         if collapsed:
@@ -111,13 +149,22 @@ class Session:
             SetupError: The disk is full; the last checkpoint is untouched.
         """
         folder = self.output / "adapter"
-        with writing(folder, self.output):
-            save_adapter(self.players.shared, TRAINED, folder, self.card, half=True)
+
+        def write() -> None:
+            with writing(folder, self.output):
+                save_adapter(self.players.shared, TRAINED, folder, self.card, half=True)
+
+        self.ranks.first(write)
         return folder
 
 
 def begin(
-    config: PPOConfig, shared: SharedModel, worlds: Sequence[World], gold: Gold, prompts: str = "examples"
+    config: PPOConfig,
+    shared: SharedModel,
+    worlds: Sequence[World],
+    gold: Gold,
+    prompts: str = "examples",
+    ranks: Ranks = ALONE,
 ) -> Session:
     """Start a training run, or take up the one whose checkpoint stands in the output folder.
 
@@ -127,16 +174,20 @@ def begin(
         worlds: Questions and graphs; empty when a ledger is replayed.
         gold: Scores.
         prompts: Prompt set in force, for the adapter's card.
+        ranks: The processes that train together.
 
     Raises:
         ConfigError: The checkpoint is damaged or belongs to other options, or the adapter cannot be used.
     """
-    found = find_checkpoint(Path(config.output))
+    _agree(config, shared, ranks)
+    place = ranks.first(lambda: str(find_checkpoint(Path(config.output)) or ""))
+    found = Path(place) if place else None
     if found is not None:
         if not config.resume:
             raise ConfigError(f"{found} holds a checkpoint and resume is off; remove it, or give another output folder")
         _same_run(read_state(found).config, config, found)
     players, info = make_players(shared, config)
+    players.ranks = ranks
     store = PolicyStore(Path(config.output) / "policies", config.keep_policies)
     card = AdapterInfo(
         text=shared.identity["text"],
@@ -153,20 +204,33 @@ def begin(
     if found is None:
         session.state.start_policy, session.state.config = start, asdict(config)
         shared.version = str(card.version)
-        with writing(store.path(card.version), session.output):
-            session.state.policy = store.add(shared, card.version, card)
+        session.publish()
         session.save()
     else:
         session.state = load_checkpoint(found, players, optimiser)
         if session.state.start_policy != start:
             raise ConfigError(f"{found} began with another start adapter than {config.adapter}; put that one back")
         session.card = replace(card, version=session.state.version)
-        with writing(store.path(session.state.version), session.output):
-            store.restore(session.state.version, found / "adapter")
+        session.restore(found / "adapter")
         _log.info("going on from %s: iteration %d", found, session.state.iteration)
     if players.start == START:
         store.known_as(start, START)
     return session
+
+
+def _agree(config: PPOConfig, shared: SharedModel, ranks: Ranks) -> None:
+    """Check that all ranks begin alike: options, base model, number format, folder.
+
+    Raises:
+        ConfigError: They do not; the message names the ranks that differ.
+    """
+    if ranks.size == 1:
+        return
+    options = {name: value for name, value in asdict(config).items() if name not in ("device", "threads")}
+    ranks.alike("the options", options, "start the same command on every machine")
+    base = [shared.identity["text"], shared.weights, shared.identity["dtype"]]
+    ranks.alike("base model or number format", base, "give the same --model and --dtype everywhere")
+    check_folder(Path(config.output), ranks)
 
 
 def _roles(train: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -26,10 +27,12 @@ from agents.model import SharedModel
 from agents.passage import Retriever
 from agents.roster import ROLES, prompts_digest
 from evaluation.config import read_config, run_command
-from evaluation.tracking import track
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
+from training.buffer import RolloutBuffer
+from training.lead import log_as, tracked_by_first
 from training.learner import Learner
 from training.probe import probe
+from training.ranks import ALONE, Ranks, joined
 from training.rejection import Rule, best_runs, ledger_gold, supervised
 from training.rows import Row
 from training.sft_config import SFTConfig
@@ -127,8 +130,37 @@ def keep(shared: SharedModel, folder: Path, card: AdapterInfo) -> Path:
     return folder
 
 
-def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
+def agree(config: SFTConfig, shared: SharedModel, buffer: RolloutBuffer, ranks: Ranks) -> None:
+    """Check that all ranks begin alike: options, base model, number format, rows.
+
+    Raises:
+        ConfigError: They do not; the message names the ranks that differ.
+    """
+    if ranks.size == 1:
+        return
+    options = {name: value for name, value in config.__dict__.items() if name not in ("device", "threads")}
+    ranks.alike("the options", options, "start the same command on every machine")
+    base = [shared.identity["text"], shared.weights, shared.identity["dtype"]]
+    ranks.alike("base model or number format", base, "give the same --model and --dtype everywhere")
+    rows = content_of(row.call for row in buffer.rows)
+    ranks.alike("the rows", rows, "give every machine the same data, index and ledger")
+
+
+def content_of(calls: Iterable[Call]) -> str:
+    """Return a digest over the tokens of calls."""
+    digest = blake2b(digest_size=16)
+    for call in calls:
+        digest.update(repr((call.prompt_ids, call.response_ids)).encode())
+    return digest.hexdigest()
+
+
+def train(config: SFTConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> Path | None:
     """Run the whole warm start and return the adapter's folder (None for a dry run).
+
+    Args:
+        config: All options.
+        dry_run: Only say what would be learned from.
+        ranks: The processes that train together, each over a part of every step's rows; rank 0 measures and writes.
 
     Raises:
         ConfigError, LedgerError, RetrieverError, SetupError: As named in their messages, before any training.
@@ -149,17 +181,22 @@ def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
     _log.info("%s\n%d rows, %d tokens", sources, len(buffer), int(buffer.lengths.sum()))
     if dry_run:
         return None
+    agree(config, shared, buffer, ranks)
     card = with_roles(card, [*(row.role for row in rows), *(call.role for call in recorded)])
     learner = Learner(shared, first_adapted_layer(shared, [TRAINED]))
-    with track(config.experiment, Path(config.output).name, params=config.__dict__) as tracked:
+    folder = Path(config.output) / "adapter"
+    with tracked_by_first(ranks, config.experiment, Path(config.output).name, config.__dict__) as tracked:
         tracked.log_text(sources, "rows.md")
         asked = (config.eval_sets, config.eval_sample, config.index, config.top_k)
+        warmup = Warmup(config, learner, buffer, ranks)
+        if not ranks.leads:
+            warmup.run(tracked)
+            return folder
         before = probe(shared, None if config.adapter is None else TRAINED, held, PROMPTS, *asked)
         tracked.log_metrics(before.metrics(), 0)
-        warmup = Warmup(config, learner, buffer)
         warmup.run(tracked)
         shared.refresh(TRAINED)
-        folder = keep(shared, Path(config.output) / "adapter", card)
+        keep(shared, folder, card)
         after = probe(shared, TRAINED, held, PROMPTS, *asked)
         tracked.log_metrics(after.metrics(), warmup.step)
         _log.info("before\n%s\nafter\n%s", before.table(), after.table())
@@ -170,11 +207,12 @@ def train(config: SFTConfig, *, dry_run: bool = False) -> Path | None:
 
 def main() -> int:
     """Run from the command line; a user's mistake is one line on standard error."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     def work() -> int:
         config, dry_run = read_config(SFTConfig, sys.argv[1:], "python -m training.sft")
-        train(config, dry_run=dry_run)
+        with joined(config.device) as ranks:
+            log_as(ranks)
+            train(config, dry_run=dry_run, ranks=ranks)
         return 0
 
     return run_command(work)

@@ -18,8 +18,10 @@ from graphs.acting import fit
 from graphs.trajectory import Trajectory
 from training.adapter import TRAINED
 from training.buffer import RolloutBuffer
+from training.gradients import shared_gradients
 from training.learner import Learner
 from training.minibatch import collate, minibatches
+from training.ranks import ALONE, MACHINES, Ranks
 from training.rows import Row
 from training.schedule import rate
 from training.sft_config import SFTConfig
@@ -87,9 +89,9 @@ def supervised_buffer(calls: Sequence[Call], role_weights: dict[str, float]) -> 
 class Warmup:
     """One supervised fine-tuning run over a buffer."""
 
-    def __init__(self, config: SFTConfig, learner: Learner, buffer: RolloutBuffer) -> None:
-        """Make the optimiser over the adapter's fp32 parameters."""
-        self.config, self.learner, self.buffer = config, learner, buffer
+    def __init__(self, config: SFTConfig, learner: Learner, buffer: RolloutBuffer, ranks: Ranks = ALONE) -> None:
+        """Make the optimiser over the adapter's fp32 parameters; each rank goes over a part of every step's rows."""
+        self.config, self.learner, self.buffer, self.ranks = config, learner, buffer, ranks
         self.parameters = learner.parameters(TRAINED)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.lr, weight_decay=config.weight_decay)
         self.per_epoch = max(1, -(-len(buffer) // config.rows_per_step))
@@ -98,7 +100,16 @@ class Warmup:
         self.tokens = 0
 
     def run(self, tracked: TrackedRun) -> None:
-        """Train for the configured epochs, or until the minutes are over."""
+        """Train for the configured epochs, or until the minutes are over.
+
+        Raises:
+            ConfigError: The ranks have not learned the same, bit for bit.
+        """
+        self._run(tracked)
+        if self.ranks.size > 1:
+            self.ranks.alike("the weights", self.learner.shared.adapter_set.fingerprint(TRAINED), MACHINES)
+
+    def _run(self, tracked: TrackedRun) -> None:
         started = time.monotonic()
         epoch = 0
         while self.step < self.total:
@@ -112,7 +123,7 @@ class Warmup:
                 spent = (time.monotonic() - started) / 60
                 done = self.step / self.total
                 if self.config.minutes is not None:
-                    done = max(done, spent / self.config.minutes)
+                    done = self.ranks.tell(max(done, spent / self.config.minutes))
                 if done >= 1:
                     return
                 loss = self._step(plan[index], done)
@@ -132,8 +143,8 @@ class Warmup:
         assert self.buffer.weights is not None
         mine = [row for part in batches for row in part]
         mass = float((self.buffer.weights[mine] * self.buffer.counts[mine]).sum())
-        total = 0.0
-        for rows in batches:
+        total, tokens = 0.0, 0
+        for rows in self.ranks.mine(batches):
             batch = collate(self.buffer, rows, pad_id=0, device=self.learner.device)
             calls = [self.buffer.rows[row].call for row in rows]
             scores = self.learner.score(batch, calls, TRAINED)
@@ -141,7 +152,9 @@ class Warmup:
             loss = -(scores.logprobs * batch.weights).sum() / mass
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-            self.tokens += int(batch.attention_mask.sum())
+            tokens += int(batch.attention_mask.sum())
+        total, read = shared_gradients(self.ranks, self.parameters, [total, tokens])
+        self.tokens += int(read)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from training.minibatch import Microbatch
+from training.ranks import Ranks
 
 
 class Tally:
@@ -72,6 +73,23 @@ class Tally:
     def norm(self, norm: float) -> None:
         """Add the policy's gradient norm of one step."""
         self._norms.append(norm)
+
+    def over(self, ranks: Ranks) -> None:
+        """Add up what all ranks have counted, each over its part of the rows; steps are the same on all."""
+        if ranks.size == 1:
+            return
+        mine = [self._sums, self._mass, self._values, self._ratio_max, self._padded, self._positions]
+        everyone = ranks.gather(mine)
+        self.start_epoch()
+        self._ratio_max, self._padded, self._positions = 0.0, 0, 0
+        for sums, mass, values, ratio_max, padded, positions in everyone:
+            for into, table in ((self._sums, sums), (self._mass, mass)):
+                for key, number in table.items():
+                    into[key] += number
+            self.value(*values)
+            self._ratio_max = max(self._ratio_max, ratio_max)
+            self._padded += padded
+            self._positions += positions
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers under their tracked names."""

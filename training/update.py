@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training.adapter import TRAINED
 from training.buffer import Floats, RolloutBuffer
 from training.credit import Credit, broadcast, leave_one_out, loo, terminal_gae, tree_gae
+from training.gradients import shared_gradients
 from training.learner import Scores
 from training.losses import approx_kl, importance_weight, kl_penalty, policy_loss, value_loss, weighted_sum
 from training.minibatch import Microbatch, collate
@@ -176,6 +177,7 @@ class Optimiser:
     def _close(self, outcome: Outcome, tally: Tally, epochs: int) -> Outcome:
         self.adam.zero_grad(set_to_none=True)
         self.players.learner.forget()
+        tally.over(self.players.ranks)
         outcome.metrics |= self._with_total(tally.metrics())
         outcome.metrics["update/epochs"] = float(epochs)
         outcome.metrics["update/learning_rate"] = float(self.adam.param_groups[0]["lr"])
@@ -200,10 +202,10 @@ class Optimiser:
         outcome: Outcome,
         critic_only: bool,
     ) -> bool:
-        """Take one optimiser step; return whether to go on."""
+        """Take one optimiser step, each rank over its share of the micro-batches; return whether to go on."""
         config, divergence, mass = self.config, 0.0, 0.0
         self.adam.zero_grad(set_to_none=True)
-        for rows in batches:
+        for rows in self.players.ranks.mine(batches):
             batch = collate(buffer, rows, pad_id=0, device=self.players.learner.device)
             trained = buffer.rows[rows[0]].trained and not critic_only
             scores = self._scores(buffer, rows, batch) if trained else None
@@ -214,6 +216,8 @@ class Optimiser:
                 share = float(batch.weights.sum())
                 divergence += float(approx_kl(scores.logprobs.detach(), batch.old, batch.weights)) * share
                 mass += share
+        learning = [*self.policy, *self.critic]
+        divergence, mass = shared_gradients(self.players.ranks, learning, [divergence, mass])
         if mass > 0 and config.target_kl is not None and divergence / mass > config.target_kl:
             return False
         return self._apply(outcome, tally, critic_only)
