@@ -34,12 +34,12 @@ from agents.chroma import (
     read_card,
     user_name,
 )
-from agents.chroma_place import Server, index_place
+from agents.chroma_place import Place, Server, has_store, index_place
 from agents.corpora import read_corpus
 from agents.documents import CHUNK, OVERLAP, Document, Reading, content_digest, read_documents
 from agents.embedder import Embedder, Matrix, open_embedder
 from agents.errors import ConfigError, RetrieverError
-from agents.starter import read_starter, starter_vectors
+from agents.starter import read_starter, starter_content, starter_vectors
 
 if TYPE_CHECKING:
     from chromadb.api import ClientAPI
@@ -189,6 +189,15 @@ def _open(client: ClientAPI, name: str, embedder: Embedder, rebuild: bool) -> Co
         configuration={"hnsw": {"space": "cosine"}},
         metadata=Card(embedder.name, embedder.digest, "", "building", 0).to_metadata(),
     )
+
+
+def starter_is_current(place: Place) -> bool:
+    """Say whether the starter collection is there, finished, and of the passages that this version ships."""
+    if not has_store(place):
+        return False
+    found = find_collection(open_client(place), collection_name(STARTER))
+    card = found and read_card(found)
+    return bool(card and card.state == "complete" and card.content == starter_content())
 
 
 def wrong_embedder(name: str, card: Card, embedder: Embedder) -> str:

@@ -38,14 +38,13 @@ from agents.chroma import (
     read_rows,
     user_name,
 )
-from agents.chroma_place import Place, Server, has_store, index_place
+from agents.chroma_place import Server, index_place
 from agents.documents import content_digest, embedded_text, text_digest
 from agents.embedder import Embedder, open_embedder
 from agents.errors import ConfigError, RetrieverError
-from agents.index import Progress, build_index, wrong_embedder
+from agents.index import Progress, build_index, starter_is_current, wrong_embedder
 from agents.passage import Passage
 from agents.ranking import Lexical, Ranking, exact, fuse
-from agents.starter import starter_content
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
@@ -308,17 +307,8 @@ def open_retriever(
         embedder = open_embedder(embedder, progress and (lambda line: progress(line, 0, 0)))
     name = collection or STARTER
     place = index_place(folder)
-    if user_name(name) == STARTER and not _starter_is_current(place):
+    if user_name(name) == STARTER and not starter_is_current(place):
         build_index(embedder=embedder, folder=place, progress=progress)
     retriever = ChromaRetriever(collection=name, embedder=embedder, k=k, mode=mode, folder=place)
     _ = retriever.identity
     return retriever
-
-
-def _starter_is_current(place: Place) -> bool:
-    """Say whether the starter collection is there, finished, and of the passages that this version ships."""
-    if not has_store(place):
-        return False
-    found = find_collection(open_client(place), collection_name(STARTER))
-    card = found and read_card(found)
-    return bool(card and card.state == "complete" and card.content == starter_content())

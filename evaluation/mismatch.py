@@ -24,7 +24,13 @@ _log = logging.getLogger("jade.evaluate")
 
 
 def measure_mismatch(
-    config: MismatchConfig, systems: Sequence[Any], sets: Sequence[Any], shared: Any, retrievers: Any, other: Any = None
+    config: MismatchConfig,
+    systems: Sequence[Any],
+    sets: Sequence[Any],
+    shared: Any,
+    retrievers: Any,
+    other: Any = None,
+    program: str = PROGRAM,
 ) -> dict[str, Any]:
     """Ask what has no record yet; return the evaluation's report with "mismatch" in it, written and tracked.
 
@@ -35,6 +41,7 @@ def measure_mismatch(
         shared: The base model.
         retrievers: Set → retriever.
         other: The second base model.
+        program: The command that the report names.
 
     Raises:
         ConfigError: An adapter does not fit, or the output folder cannot be written.
@@ -42,30 +49,41 @@ def measure_mismatch(
     """
     from evaluation.mismatch_report import matrix_figure, mismatch_of, render_mismatch
 
-    blocks, report = gather(config, systems, sets, shared, retrievers, other, PROGRAM)
+    blocks, report = gather(config, systems, sets, shared, retrievers, other, program)
     report["mismatch"] = mismatch_of(config, blocks, report)
     figures = {"mismatch.png": matrix_figure(report["mismatch"])}
     publish(config, report, [render_mismatch(report["mismatch"])], figures)
     return report
 
 
-def main() -> int:
-    """Run from the command line; a user's mistake is one message on standard error."""
+def run_mismatch(kind: type[MismatchConfig], program: str) -> int:
+    """Run from the command line; a user's mistake is one message on standard error.
+
+    Args:
+        kind: The options and their defaults.
+        program: Name of the command.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     _log.setLevel(logging.INFO)
 
     def work() -> int:
         from evaluation.mismatch_report import render_mismatch
 
-        config, dry_run = read_config(MismatchConfig, sys.argv[1:], PROGRAM)
+        config, dry_run = read_config(kind, sys.argv[1:], program)
         systems, sets = check(config)
         if not dry_run:
             retrievers = open_retrievers(config, sets)
-            report = measure_mismatch(config, systems, sets, load_model(config), retrievers, load_other(config))
+            models = load_model(config), load_other(config)
+            report = measure_mismatch(config, systems, sets, models[0], retrievers, models[1], program)
             sys.stdout.write(render_mismatch(report["mismatch"]) + "\n")
         return 0
 
     return run_command(work, "interrupted; the same command goes on where it stopped")
+
+
+def main() -> int:
+    """Run `python -m evaluation.mismatch`."""
+    return run_mismatch(MismatchConfig, PROGRAM)
 
 
 if __name__ == "__main__":
