@@ -9,6 +9,7 @@
      ├── SetupError    (RuntimeError)  something that must be installed, downloaded or converted is
      missing
      ├── RetrieverError (RuntimeError) the index cannot answer: missing, empty, foreign, unreadable
+     ├── ServerError   (RuntimeError)  an inference server that does not answer, or not as agreed
      └── LedgerError   (RuntimeError)  a recorded execution that cannot be read or replayed
 
 A message says what was given, what is allowed and what to do. Programming mistakes stay plain
@@ -50,6 +51,10 @@ class SetupError(JadeError, RuntimeError):
 
 class RetrieverError(JadeError, RuntimeError):
     """The index cannot answer: missing, empty, built by another embedder, or unreadable."""
+
+
+class ServerError(JadeError, RuntimeError):
+    """An inference server cannot be reached, refuses a request, answers something else, or was told to stop."""
 
 
 class LedgerError(JadeError, RuntimeError):

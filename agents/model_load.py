@@ -46,7 +46,7 @@ def load_backbone(model: str | Path | None, dtype: str, device: str, progress: P
     """
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
-    folder, name = _find(model, progress)
+    folder, name = find_folder(model, progress)
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -72,8 +72,13 @@ def load_backbone(model: str | Path | None, dtype: str, device: str, progress: P
     return Backbone(module.to(where).eval(), tokenizer, name, weights_hash(folder))
 
 
-def _find(model: str | Path | None, progress: Progress) -> tuple[Path, str]:
-    """Return the local folder of a model and its name."""
+def find_folder(model: str | Path | None, progress: Progress) -> tuple[Path, str]:
+    """Return the local folder of a model and its name.
+
+    Raises:
+        ConfigError: The folder does not exist, or the hub cannot be reached.
+        SetupError: The embedded default cannot be prepared.
+    """
     if model is None:
         return embedded_model(progress), MODEL.folder
     folder = Path(model).expanduser()
