@@ -23,10 +23,10 @@ from agents.errors import ConfigError, PromptError, ServerError
 from agents.lazy import Once
 from agents.model_engine import Speech
 from agents.model_prompt import PromptEncoder
+from agents.model_text import UNKNOWN, TextSide
 from agents.remote_ask import Asker, Texts
 from agents.remote_http import Connection
 from agents.remote_row import RemoteRow, start_row
-from agents.remote_text import UNKNOWN, TextSide
 from agents.remote_wire import EXACT, Dialect, Facts, LlamaCpp, Vllm
 
 DIALECTS: Mapping[str, type[LlamaCpp] | type[Vllm]] = {"llama.cpp": LlamaCpp, "vllm": Vllm}
@@ -41,7 +41,7 @@ class RemotePolicy:
         address: str,
         tokenizer: str | Path | TextSide | None = None,
         *,
-        dialect: str | Dialect = "llama.cpp",
+        dialect: str | Dialect = "auto",
         key: str | None = None,
         text_digest: str = "",
         concurrency: int = 16,
@@ -54,7 +54,7 @@ class RemotePolicy:
             address: "http://host:port".
             tokenizer: The model that the server runs, for its tokenizer and template: a folder, a hub id, None = the
                 embedded default, or a text side.
-            dialect: "llama.cpp", "vllm", or a dialect of your own.
+            dialect: "llama.cpp", "vllm", "auto" = which of them the server says it is, or a dialect of your own.
             key: API key, sent as a bearer token.
             text_digest: Hash of prompts, grammar and record schema.
             concurrency: Most requests at once; the others wait here.
@@ -66,19 +66,19 @@ class RemotePolicy:
         """
         if not address.startswith(("http://", "https://")) or "@" in address:
             raise ConfigError(f"the inference server's address is {address!r}; wanted http://HOST:PORT, a key in key=")
-        if isinstance(dialect, str) and dialect not in DIALECTS:
-            raise ConfigError(f"dialect {dialect!r} is unknown; allowed: {', '.join(DIALECTS)}")
+        if isinstance(dialect, str) and dialect not in ("auto", *DIALECTS):
+            raise ConfigError(f"dialect {dialect!r} is unknown; allowed: auto, {', '.join(DIALECTS)}")
         if concurrency < 1 or deadline_seconds <= 0 or patience_seconds < 0:
             raise ConfigError("concurrency must be 1 or more, deadline_seconds above 0, patience_seconds 0 or more")
         self.text_digest, self.version = text_digest, "0"
         self.adapter: str | None = None
         """The adapter that `identity` speaks of."""
-        self._dialect: Dialect = DIALECTS[dialect]() if isinstance(dialect, str) else dialect
+        self._dialect: Once[Dialect] = Once(lambda: self._find(dialect) if isinstance(dialect, str) else dialect)
         self._side = Once(lambda: tokenizer if isinstance(tokenizer, TextSide) else TextSide.load(tokenizer))
         self._encoder = Once(lambda: PromptEncoder(self._side().tokenizer))
         self._speech = Once(lambda: Speech(self._side().tokenizer, self._side().ends))
         self._grammars = Once(self._make_grammars)
-        self._facts = Once(lambda: self._asker.run(self._dialect.facts(self._connection)))
+        self._facts = Once(lambda: self._asker.run(self._dialect().facts(self._connection)))
         self._lock = threading.RLock()
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._connection = Connection(address, headers, concurrency)
@@ -118,7 +118,7 @@ class RemotePolicy:
             "base_weights": side.weights,
             "adapter": self.adapter or "",
             "version": self.version,
-            "server": self._dialect.name,
+            "server": self._dialect().name,
             "logprobs": self.facts.logprobs,
         }
 
@@ -139,11 +139,11 @@ class RemotePolicy:
         path, weights = Path(folder).expanduser(), self._side().weights
         read_adapter(path, base_weights=None if weights == UNKNOWN else weights)
         before = self._loaded.get(name)
-        speaker = self._asker.run(self._dialect.load(self._connection, name, path))
+        speaker = self._asker.run(self._dialect().load(self._connection, name, path))
         self._loaded[name] = (speaker, content_hash(path))
         if before is not None and before[0] != speaker:
             with suppress(ServerError):  # it may have been started anew, and know nothing of what it had loaded
-                self._asker.run(self._dialect.unload(self._connection, before[0]))
+                self._asker.run(self._dialect().unload(self._connection, before[0]))
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """Render chat turns to tokens; no content can yield a special token.
@@ -190,6 +190,22 @@ class RemotePolicy:
         """Abort what runs and close all connections; the policy is of no use afterwards."""
         self._asker.close()
 
+    def _find(self, dialect: str) -> Dialect:
+        """Return the dialect of a name; "auto" asks the server, which says in its list of models what it is."""
+        if dialect != "auto":
+            return DIALECTS[dialect]()
+        listed = self._asker.run(self._connection.get("/v1/models"))
+        cards = listed.get("data") if isinstance(listed, dict) else None
+        owners = {str(card.get("owned_by")) for card in cards or () if isinstance(card, dict)}
+        if "llamacpp" in owners:
+            return LlamaCpp()
+        if "vllm" in owners:
+            return Vllm()
+        raise ServerError(
+            f"{self._connection.address} says it is neither llama.cpp's server nor vLLM's (its models are owned by "
+            f"{', '.join(sorted(owners)) or 'nobody'}); give the address of one, or dialect= ({', '.join(DIALECTS)})"
+        )
+
     def _start(self, request: Request) -> RemoteRow:
         with self._lock:
             return start_row(request, self._grammars(), self._speech())
@@ -212,14 +228,14 @@ class RemotePolicy:
                 f"the prompt of {request.role} and its response may have {total} tokens; a request to the server at "
                 f"{self._connection.address} holds {self.context_length}. Shorten it, or start the server with more"
             )
-        if constraint is not None and constraint.regex and not self._dialect.constrains:
+        if constraint is not None and constraint.regex and not self._dialect().constrains:
             raise ConfigError(
-                f'a {self._dialect.name} server cannot hold {request.role} to a pattern; ask with decoding="free", or '
-                "use a vLLM server"
+                f"a {self._dialect().name} server cannot hold {request.role} to a pattern; ask with "
+                'decoding="free", or use a vLLM server'
             )
         if constraint is not None and self.facts.logprobs != EXACT:
             raise ConfigError(
-                f"the {self._dialect.name} server at {self._connection.address} returns log-probabilities "
+                f"the {self._dialect().name} server at {self._connection.address} returns log-probabilities "
                 f'{self.facts.logprobs}, which is not enough to constrain {request.role}: ask with decoding="free", or '
                 "start vLLM with --logprobs-mode processed_logprobs"
             )

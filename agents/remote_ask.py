@@ -40,13 +40,13 @@ class Asker:
     """The requests of one policy to one server."""
 
     def __init__(
-        self, connection: Connection, dialect: Dialect, concurrency: int, deadline: float, patience: float
+        self, connection: Connection, dialect: Callable[[], Dialect], concurrency: int, deadline: float, patience: float
     ) -> None:
         """Ask nothing yet.
 
         Args:
             connection: To the server.
-            dialect: How it is spoken to.
+            dialect: Returns how it is spoken to; known before anything is asked.
             concurrency: Most requests at once.
             deadline: Most seconds of one request, its tries together, once it was begun.
             patience: Most seconds without any progress.
@@ -141,12 +141,13 @@ class Asker:
         Raises:
             Transient: The answer broke off.
         """
+        dialect = self._dialect()
         ask = row.ask(texts.speaker(row.request))
         sent, chosen = 0, False
-        events = self._connection.events(self._dialect.path, self._dialect.body(ask, texts.facts()))
+        events = self._connection.events(dialect.path, dialect.body(ask, texts.facts()))
         async with aclosing(events):
             async for event in events:
-                heard = self._dialect.read(event)
+                heard = dialect.read(event)
                 if ask.allowed:
                     if heard.scores and not chosen:
                         row.choose(heard.scores)
@@ -160,7 +161,7 @@ class Asker:
                     row.hear(heard)
                 if heard.done and not row.finished:
                     row.end(heard.cut)
-                if row.finished and not (heard.done or self._dialect.stops or row.ends_by_itself):
+                if row.finished and not (heard.done or dialect.stops or row.ends_by_itself):
                     return
         if not (row.finished or chosen):
             raise Transient("the answer broke off")

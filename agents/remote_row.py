@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
-import numpy as np
-import torch
-
 from agents.call import Request
 from agents.constraint import Grammars, State
 from agents.errors import ServerError
 from agents.model_engine import Row, Speech
 from agents.remote_wire import Ask, Heard
-from agents.sampling import draw, greedy, masked_logprobs, uniforms
+from agents.sampling import draw_among
 
 
 class RemoteRow(Row):
@@ -83,14 +80,8 @@ class RemoteRow(Row):
         ids = self.allowed
         if ids is None or not any(int(token) in scores for token in ids):
             raise ServerError("the server returned no probabilities of the allowed tokens; is this the right dialect?")
-        logits = torch.tensor([[scores.get(int(token), float("-inf")) for token in ids]])
-        logprobs = masked_logprobs(logits, None, torch.tensor([self.tau]))
-        if self.request.temperature > 0:
-            u = uniforms(self.request.key, len(self.ids), int(ids[-1]) + 1)[np.asarray(ids)]
-            place = int(draw(logprobs, torch.from_numpy(u)[None]))
-        else:
-            place = int(greedy(logprobs))
-        self._push(int(ids[place]), float(logprobs[0, place]))
+        token, logprob = draw_among(scores, ids, self.request.key, len(self.ids), self.request.temperature)
+        self._push(token, logprob)
 
     def guess(self, tokens: Sequence[int]) -> None:
         """Append tokens that were not all sent, read from their text; they do not count as sampled (m = 0)."""

@@ -7,7 +7,7 @@ on nothing else, so neither batch size nor arrival order can change what is samp
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -71,6 +71,31 @@ def draw(logprobs: Tensor, u: Tensor) -> Tensor:
         Token ids, int64 (rows,).
     """
     return greedy(logprobs - torch.log(-torch.log1p(-u)))
+
+
+def draw_among(
+    scores: Mapping[int, float], ids: NDArray[np.int64], key: Sequence[str | int], token_index: int, temperature: float
+) -> tuple[int, float]:
+    """Draw one token of a small set M whose scores come from elsewhere; with equal scores the token of `draw`.
+
+    Args:
+        scores: Token → log-probability at τ = 1, up to a constant; a token without one is as good as impossible.
+        ids: M, ascending; at least one has a score.
+        key: As in `uniforms`.
+        token_index: As in `uniforms`.
+        temperature: τ; 0 = greedy, with the log-probability at τ = 1.
+
+    Returns:
+        The token and its log-probability over M at τ.
+    """
+    logits = torch.tensor([[scores.get(int(token), float("-inf")) for token in ids]])
+    logprobs = masked_logprobs(logits, None, torch.tensor([temperature or 1.0]))
+    if temperature > 0:
+        u = uniforms(key, token_index, int(ids[-1]) + 1)[ids]
+        place = int(draw(logprobs, torch.from_numpy(u)[None]))
+    else:
+        place = int(greedy(logprobs))
+    return int(ids[place]), float(logprobs[0, place])
 
 
 def greedy(logprobs: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphs.trajectory import Trajectory
 
 _MODEL, _PASSAGES, _LIMITS, _OUTPUT = "Model", "Passages", "Budgets and sampling", "Output and record"
-_LOADING = ("model", "costs", "prompts", "device", "dtype", "threads", "index", "embedder", "top_k", "ledger")
+_LOADING = ("model", "costs", "prompts", "device", "dtype", "threads", "server", "index", "embedder", "top_k", "ledger")
 _PER_CALL = (
     "workflow",
     "max_turns",
@@ -44,6 +44,9 @@ Prompts = Annotated[str | None, typer.Option(help="examples, bare, or a folder."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …", rich_help_panel=_MODEL)]
 Dtype = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.", rich_help_panel=_MODEL)]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", rich_help_panel=_MODEL)]
+Server = Annotated[
+    str | None, typer.Option(help="Address of a llama.cpp or vLLM server that runs the model.", rich_help_panel=_MODEL)
+]
 Index = Annotated[
     str | None,
     typer.Option("--index", "--collection", help="Collection or bundled dataset.", rich_help_panel=_PASSAGES),
@@ -78,6 +81,7 @@ def ask(
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
+    server: Server = None,
     index: Index = None,
     retriever: Mode = "exact",
     embedder: Embedder = None,

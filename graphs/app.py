@@ -6,6 +6,7 @@ when the first question comes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,7 @@ from graphs.recorded import RecordedGraph, trainable
 
 if TYPE_CHECKING:
     from agents.model import SharedModel
+    from agents.remote import RemotePolicy
 
 TopologyName = Literal["jade", "single_round", "qds", "qdp"]
 Progress = Callable[[str], None]
@@ -51,6 +53,7 @@ def load_graph(
     ledger: str | Path | LedgerWriter | None = None,
     top_k: int = 5,
     max_depth: int = 2,
+    server: str | None = None,
     policy: Policy | None = None,
     retriever: Retriever | None = None,
     checkpointer: Any = None,
@@ -80,6 +83,8 @@ def load_graph(
         ledger: Folder of recorded executions; None = ledger/ in JADE's home.
         top_k: Passages a retrieval.
         max_depth: Deepest decomposition the graph is built for, 0 to 2.
+        server: Address of a llama.cpp or vLLM server that runs `model`, which then is not loaded here; "auto" means no
+            adapter then, and decoding is free unless told otherwise. JADE_SERVER_KEY holds its key, if it wants one.
         policy: Anything that implements `agents.call.Policy`, instead of a local model.
         retriever: Anything that implements `agents.passage.Retriever`, instead of an index.
         checkpointer: A LangGraph checkpointer, for runs that can be interrupted and resumed.
@@ -95,15 +100,23 @@ def load_graph(
     """
     if policy is not None and costs is not None:
         raise ConfigError("costs chooses adapters of a local model, and a policy was given; drop one of the two")
+    if policy is not None and server is not None:
+        raise ConfigError("server and policy both say who speaks; drop one of the two")
+    if server is not None and adapter == "auto":
+        adapter = None
     folders = _adapter_folders(model, adapter) if policy is None else {}
     chosen = cost_folders(costs, folders.get("*"))
     merged = read_merged(model) if policy is None and model is not None else None
-    untuned = policy is None and not folders and merged is None
+    untuned = policy is None and server is None and not folders and merged is None
     options = read_options({"decoding": "constrained", **defaults} if untuned else defaults)
     prompt_set = _prompt_set(prompts, [*folders.values(), *chosen.values()], merged)
     named = {_adapter_name(role): folder for role, folder in folders.items()}
     named |= {adapter_name(cost): folder for cost, folder in chosen.items()}
-    load_policy = partial(_load_policy, model, named, prompt_set, device, dtype, threads, progress)
+    load_policy: Callable[[], Policy] = partial(
+        _load_policy, model, named, prompt_set, device, dtype, threads, progress
+    )
+    if server is not None:
+        load_policy = partial(_reach_policy, server, model, named, prompt_set)
     speaker: Policy = policy if policy is not None else LazyPolicy(load_policy)
     find = partial(_open_retriever, index, retriever_mode, embedder, top_k, progress)
     source: Retriever = retriever if retriever is not None else LazyRetriever(find)
@@ -209,6 +222,21 @@ def _load_policy(
         shared.adapter = default
         shared.version = str(read_adapter(adapters[default]).version)
     return shared
+
+
+def _reach_policy(
+    server: str, model: str | Path | None, adapters: Mapping[str, Path], prompts: Prompts
+) -> RemotePolicy:
+    """Reach the server that runs a model, and have it load the adapters (name → folder)."""
+    from agents.remote import RemotePolicy
+
+    key, default = os.environ.get("JADE_SERVER_KEY"), _adapter_name("*")
+    remote = RemotePolicy(server, model, key=key, text_digest=prompts_digest(prompts))
+    for name, folder in adapters.items():
+        remote.load_adapter(name, folder)
+    if default in adapters:
+        remote.adapter, remote.version = default, str(read_adapter(adapters[default]).version)
+    return remote
 
 
 def _open_retriever(

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agents.model import SharedModel
-from agents.remote_text import TextSide
+from agents.model_text import TextSide
 from tests.toy_model import toy_model
 
 CONTEXT = 960
@@ -43,6 +43,8 @@ class ToyServer:
     processed: bool = True
     """Whether vLLM was started with --logprobs-mode processed_logprobs."""
     key: str | None = None
+    owner: str = "vllm"
+    """What it says that it is, in its list of models."""
     refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """(status, headers) of the next responses."""
     breaks_after: int | None = None
@@ -70,8 +72,10 @@ class ToyServer:
         return JSONResponse([])
 
     async def models(self, request: Request) -> Response:
-        cards = [{"id": "toy", "max_model_len": CONTEXT, "parent": None}]
-        cards += [{"id": name, "max_model_len": None, "parent": "toy"} for name in self.model.adapters]
+        cards = [{"id": "toy", "max_model_len": CONTEXT, "parent": None, "owned_by": self.owner}]
+        cards += [
+            {"id": name, "max_model_len": None, "parent": "toy", "owned_by": self.owner} for name in self.model.adapters
+        ]
         return JSONResponse({"data": cards})
 
     async def load(self, request: Request) -> Response:

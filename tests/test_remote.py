@@ -7,21 +7,28 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agents.batcher import TimedBatcher
 from agents.call import Completion, Constraint, Request
 from agents.errors import ConfigError, PromptError, ServerError
 from agents.model import SharedModel
+from agents.model_text import TextSide
 from agents.remote import RemotePolicy
 from agents.remote_http import retry_after
-from agents.remote_text import TextSide
 from agents.remote_wire import RAW
 from agents.role import Prompts
 from agents.roster import prompts_digest
+from agents.sampling import draw, draw_among, greedy, masked_logprobs, uniforms
+from graphs.app import load_graph
 from graphs.ledger import read_ledger
 from tests.ppo_toy import EXAMPLES, start_adapter, toy_session
 from tests.remote_toy import CONTEXT, ServerProcess, ToyServer, free_port, side, toy_server
+from tests.scripted import PASSAGES, ListRetriever
 from tests.toy_model import toy_model
 from training.rollout import record, run_options
 from training.screening import Screened, limits_of, screen
@@ -119,6 +126,22 @@ def test_vllm_holds_a_response_to_a_pattern(tau, served, local):
     served[0].breaks_after = 4
     if tau == 0.0:
         same(policy.sample(requests[:1])[0], found[0])
+
+
+@given(
+    scores=st.dictionaries(st.integers(0, 40), st.floats(-30, 0), min_size=1, max_size=9),
+    tau=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    index=st.integers(0, 5),
+)
+def test_a_token_drawn_among_a_few_is_the_one_drawn_over_all(scores, tau, index):
+    ids = np.array(sorted(scores), dtype=np.int64)
+    token, logprob = draw_among(scores, ids, ("k", 1), index, tau)
+    logits = torch.full((1, 41), float("-inf"))
+    logits[0, ids] = torch.tensor([scores[int(i)] for i in ids])
+    logprobs = masked_logprobs(logits, None, torch.tensor([tau or 1.0]))
+    wanted = draw(logprobs, torch.from_numpy(uniforms(("k", 1), index, 41))[None]) if tau else greedy(logprobs)
+    assert token == int(wanted)
+    assert logprob == pytest.approx(float(logprobs[0, token]), abs=1e-5)
 
 
 def test_what_a_server_cannot_do_is_refused_clearly(served, tmp_path):
@@ -326,6 +349,34 @@ def test_adapters_are_loaded_by_the_servers_own_interface(tmp_path, served, loca
         policy.load_adapter("trained", tmp_path)
     local.remove_adapter("trained")
     policy.adapter = None
+
+
+@pytest.mark.parametrize(("owner", "dialect"), [("llamacpp", "llama.cpp"), ("vllm", "vLLM")])
+def test_the_server_says_what_it_is(owner, dialect):
+    with toy_server(owner=owner) as (_, address):
+        assert policy_at(address, "auto").identity["server"] == dialect
+    with (
+        toy_server(owner="somebody") as (_, address),
+        pytest.raises(ServerError, match=r"owned by somebody\).*llama\.cpp, vllm"),
+    ):
+        _ = policy_at(address, "auto").facts
+
+
+def test_a_graph_asks_a_server(tmp_path):
+    toy_model().module.save_pretrained(str(tmp_path / "model"))
+    toy_model().tokenizer.save_pretrained(str(tmp_path / "model"))
+    options: dict[str, Any] = {"retriever": ListRetriever(PASSAGES), "ledger": tmp_path / "ledger"}
+    with toy_server() as (toy, address):
+        graph = load_graph(tmp_path / "model", server=address, **options)
+        result = graph.invoke("Who wrote Dune?", workflow="R,AG", max_new_tokens=8)
+    here = load_graph(tmp_path / "model", dtype="fp32", decoding="free", **options)
+    assert result["answer"] == here.invoke("Who wrote Dune?", workflow="R,AG", max_new_tokens=8)["answer"]
+    remote, local = read_ledger(tmp_path / "ledger")
+    assert remote.hashes == local.hashes
+    assert remote.identity["server"] == "vLLM"
+    assert len(toy.asked) == 1 + len(remote.calls)
+    with pytest.raises(ConfigError, match="server and policy"):
+        load_graph(server=address, policy=toy.model, **options)
 
 
 def test_a_key_is_sent_and_its_lack_is_named():
