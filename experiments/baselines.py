@@ -1,6 +1,6 @@
 """Trained baselines at equal budget: is it the *joint* training that helps, or any training of anything?
 
-    python -m experiments.baselines --adapter adapters/default --datasets "['nq']" --iterations 40
+    python -m experiments.baselines --adapter adapters/warm --datasets "['nq']" --iterations 40
 
 Every arm starts from the same adapter and gets the same questions, executions and updates; then all are asked the
 same dev questions, beside the start itself. Both halves go on after an interrupt: a finished arm is not trained again,

@@ -29,7 +29,7 @@ class Notes:
 
 
 def test_all_arms_have_one_budget(tmp_path: Path) -> None:
-    config = BaselinesConfig(output=str(tmp_path), adapter="adapters/default", iterations=7, questions=5, runs=3)
+    config = BaselinesConfig(output=str(tmp_path), adapter="adapters/warm", iterations=7, questions=5, runs=3)
     options = {name: asdict(config.training(name)) for name in ARMS}
     for name, arm in ARMS.items():
         differs = {key for key in options[name] if options[name][key] != options["joint"][key]}
