@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from agents.solo import SOLO
 from evaluation.dataset import Example
 from evaluation.evaluate_config import EvalConfig
 from evaluation.readiness import Asked
-from evaluation.systems import System, load_object
+from evaluation.systems import System, load_object, make_graph
 from graphs.collection import Timing, collect
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
@@ -209,14 +208,7 @@ def own_graph(spec: str, retriever: Retriever, top_k: int) -> Any:
     Raises:
         ConfigError: It cannot be imported, or is no graph.
     """
-    found = load_object(spec)
-    if not hasattr(found, "invoke") and callable(found):
-        offered = {"retriever": retriever, "top_k": top_k}
-        takes = inspect.signature(found).parameters
-        try:
-            found = found(**{name: value for name, value in offered.items() if name in takes})
-        except TypeError as error:
-            raise ConfigError(f"graph {spec!r} wants other arguments than {', '.join(offered)}: {error}") from error
+    found = make_graph(spec, load_object(spec), {"retriever": retriever, "top_k": top_k})
     if not hasattr(found, "ainvoke"):
         raise ConfigError(f"graph {spec!r} is {type(found).__name__}; name a compiled graph, or a function making one")
     return found

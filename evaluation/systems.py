@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +130,26 @@ def load_object(spec: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"graph {spec!r} cannot be imported ({error}); run from its folder, or install it") from error
+
+
+def make_graph(spec: str, found: Any, offered: Mapping[str, Any]) -> Any:
+    """Return what `spec` named or, where that is a function that makes a graph, what it makes.
+
+    Args:
+        spec: For messages.
+        found: A graph, or a function.
+        offered: Arguments by name; the function is given those that it has parameters for.
+
+    Raises:
+        ConfigError: The function wants other arguments.
+    """
+    if hasattr(found, "invoke") or not callable(found):
+        return found
+    takes = inspect.signature(found).parameters
+    try:
+        return found(**{name: value for name, value in offered.items() if name in takes})
+    except TypeError as error:
+        raise ConfigError(f"graph {spec!r} wants other arguments than {', '.join(offered)}: {error}") from error
 
 
 def _folders(label: str, adapters: str, bases: Bases) -> tuple[dict[str, Path | None], frozenset[str]]:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
 from tests.ppo_child import Untracked, arm, child
 
 PATIENCE = 240.0
 """Seconds after which a process that should have ended counts as stuck."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def job(work: Callable[..., None], size: int, log: Path, *arguments: Any) -> list[int]:

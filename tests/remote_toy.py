@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from agents.model import SharedModel
 from agents.model_text import TextSide
+from tests.ports import free_port
 from tests.toy_model import toy_model
 
 CONTEXT = 960
@@ -203,13 +204,6 @@ def sampled(logits: torch.Tensor, tau: float, generator: torch.Generator) -> tup
         return int(logits.argmax()), torch.log_softmax(logits, 0)
     logprobs = torch.log_softmax(logits / tau, 0)
     return int(torch.multinomial(logprobs.exp(), 1, generator=generator)), logprobs
-
-
-def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int, seconds: float = 10.0) -> None:

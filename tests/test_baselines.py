@@ -11,21 +11,13 @@ from agents.errors import ConfigError
 from evaluation.config import read_config
 from evaluation.systems import read_systems
 from experiments.baselines import ARMS, PROGRAM, BaselinesConfig, finished, train_arms
+from experiments.learning import Silent
 from graphs.options import Options
 from tests.eval_toy import retrievers, two_sets
 from tests.ppo_toy import start_adapter, toy_session
 from tests.toy_model import toy_model
 from training.ppo import run
 from training.ppo_config import PPOConfig
-
-
-class Notes:
-    """Tracks nothing."""
-
-    run_id = None
-
-    def __getattr__(self, name: str) -> object:
-        return lambda *args, **kwargs: None
 
 
 def test_all_arms_have_one_budget(tmp_path: Path) -> None:
@@ -45,7 +37,7 @@ def test_an_arm_is_trained_once_and_all_are_compared(tmp_path: Path) -> None:
     def teach(options: PPOConfig) -> int:
         taught.append(Path(options.output).name)
         session = toy_session(Path(options.output), start=start, iterations=1, train=options.train)
-        return run(session, Notes())  # type: ignore[arg-type]
+        return run(session, Silent())  # type: ignore[arg-type]
 
     assert train_arms(config, teach) == {"planner": 0, "joint": 0} and taught == ["planner", "joint"]
     assert train_arms(config, teach) == {"planner": 0, "joint": 0} and taught == ["planner", "joint"], "trained again"

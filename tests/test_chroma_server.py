@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from agents.errors import ConfigError, RetrieverError
 from agents.holdings import holdings
 from agents.index import build_index
 from agents.retriever import MODES, open_retriever
+from tests.ports import free_port
 
 TOY = HashEmbedder(64)
 WORDS = ("river", "town", "novel", "planet", "mountain", "queen", "engine", "violin")
@@ -36,12 +36,6 @@ def rows(count: int, edition: str) -> str:
         for i in range(count)
     ]
     return "\n".join(map(json.dumps, lines))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 
 from graphs.ledger import read_ledger
 from graphs.trajectory import Trajectory
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -94,12 +94,6 @@ class Server:
     @property
     def runs(self) -> list[Trajectory]:
         return list(read_ledger(self.folder / "ledger"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 
 from agents.adapters import content_hash, fetch_adapter
 from evaluation.tracking import deliver, track
+from tests.ports import free_port
 from tests.ppo_toy import start_adapter
-from tests.test_chroma_server import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:tracking:RuntimeWarning")]
 

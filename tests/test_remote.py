@@ -26,8 +26,9 @@ from agents.roster import prompts_digest
 from agents.sampling import draw, draw_among, greedy, masked_logprobs, uniforms
 from graphs.app import load_graph
 from graphs.ledger import read_ledger
+from tests.ports import free_port
 from tests.ppo_toy import EXAMPLES, start_adapter, toy_session
-from tests.remote_toy import CONTEXT, ServerProcess, ToyServer, free_port, side, toy_server
+from tests.remote_toy import CONTEXT, ServerProcess, ToyServer, side, toy_server
 from tests.scripted import PASSAGES, ListRetriever
 from tests.toy_model import toy_model
 from training.rollout import record, run_options

@@ -17,7 +17,8 @@ from agents.embedded import MODEL, _is_gguf, _take
 from agents.errors import ServerError
 from agents.model import SharedModel
 from agents.remote import RemotePolicy
-from tests.remote_toy import _listens, free_port
+from tests.ports import free_port
+from tests.remote_toy import _listens
 from training.parity import Gap, gap, joined
 
 PYTHON = os.environ.get("JADE_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("xllamacpp") else "")

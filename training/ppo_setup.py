@@ -14,6 +14,7 @@ from agents.model import SharedModel
 from agents.role import Prompts
 from agents.roster import prompts_digest
 from evaluation.dataset import Example, load_examples
+from evaluation.systems import make_graph
 from graphs.feedback import read_feedback
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
@@ -147,14 +148,8 @@ def own_graph(
     Raises:
         ConfigError: The name cannot be imported, is no graph, or a function that wants other arguments.
     """
-    found: Any = load_object(spec, "graph")
     known = {"policy": shared, **(offered or {})}
-    if not hasattr(found, "invoke") and callable(found):
-        takes = inspect.signature(found).parameters
-        try:
-            found = found(**{name: value for name, value in known.items() if name in takes})
-        except TypeError as error:
-            raise ConfigError(f"graph {spec!r} wants other arguments than {', '.join(known)}: {error}") from error
+    found = make_graph(spec, load_object(spec, "graph"), known)
     if isinstance(found, RecordedGraph):
         return found.with_recorder(batcher=TimedBatcher(shared))
     ledger = LedgerWriter(output / "ledger")
