@@ -113,7 +113,8 @@ class AdapterSet:
 
         self._check(name)
         folder.mkdir(parents=True, exist_ok=True)
-        state = get_peft_model_state_dict(self.peft, adapter_name=name)
+        # "auto" would ask the hub whether the base's vocabulary is what it was
+        state = get_peft_model_state_dict(self.peft, adapter_name=name, save_embedding_layers=False)
         tensors = {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
         save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         config = self.peft.peft_config[name]
