@@ -134,13 +134,12 @@ def _own(spec: str, loading: Mapping[str, Any]) -> RecordedGraph:
     Raises:
         ConfigError: The name cannot be imported, or is no graph.
     """
-    from evaluation.systems import load_object
+    from agents.named import load_object
+    from evaluation.systems import make_graph
     from graphs import load_graph, trainable
     from graphs.recorded import RecordedGraph
 
-    found = load_object(spec)
-    if not hasattr(found, "invoke") and callable(found):
-        found = found()
+    found = make_graph(spec, load_object(spec, "graph"), {})
     graph = found if isinstance(found, RecordedGraph) else trainable(found)
     changes: dict[str, Any] = {}
     if any(key in loading for key in _OF_THE_MODEL):

@@ -16,6 +16,7 @@ from agents.adapters import read_adapter
 from agents.batcher import TimedBatcher
 from agents.call import Policy
 from agents.errors import ConfigError
+from agents.named import load_object
 from agents.passage import Retriever
 from agents.role import Prompts
 from agents.roster import ROLES, prompts_digest, role_digest
@@ -24,7 +25,7 @@ from agents.solo import SOLO
 from evaluation.dataset import Example
 from evaluation.evaluate_config import EvalConfig
 from evaluation.readiness import Asked
-from evaluation.systems import System, load_object, make_graph
+from evaluation.systems import System, make_graph
 from graphs.collection import Timing, collect
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
@@ -208,7 +209,7 @@ def own_graph(spec: str, retriever: Retriever, top_k: int) -> Any:
     Raises:
         ConfigError: It cannot be imported, or is no graph.
     """
-    found = make_graph(spec, load_object(spec), {"retriever": retriever, "top_k": top_k})
+    found = make_graph(spec, load_object(spec, "graph"), {"retriever": retriever, "top_k": top_k})
     if not hasattr(found, "ainvoke"):
         raise ConfigError(f"graph {spec!r} is {type(found).__name__}; name a compiled graph, or a function making one")
     return found

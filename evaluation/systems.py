@@ -12,7 +12,6 @@ All systems of an evaluation share these models; adapters are switched by name.
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 from agents.adapters import adapter_folder, read_adapter, read_merged
 from agents.errors import ConfigError
+from agents.named import load_object
 from agents.role import Prompts, PromptStyle
 from agents.roster import ROLES
 from agents.workflow import BY_TEXT, Budgets, check_forced, parse_forced
@@ -106,7 +106,7 @@ def _read(label: str, budgets: Budgets, bases: Bases) -> System:
     if name in kinds:
         return System(label, kinds[name], **speakers)
     if ":" in name:
-        load_object(name)
+        load_object(name, "graph")
         return System(label, "own", graph=name, **speakers)
     if not all(part.strip() in BY_TEXT for part in name.split("/")) and not {"/", ","} & set(name):
         close = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.5)
@@ -117,19 +117,6 @@ def _read(label: str, budgets: Budgets, bases: Bases) -> System:
         )
     check_forced(parse_forced(name), budgets)
     return System(label, "forced", name, **speakers)
-
-
-def load_object(spec: str) -> Any:
-    """Return what "package.module:name" names.
-
-    Raises:
-        ConfigError: It cannot be imported.
-    """
-    module, _, name = spec.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"graph {spec!r} cannot be imported ({error}); run from its folder, or install it") from error
 
 
 def make_graph(spec: str, found: Any, offered: Mapping[str, Any]) -> Any:
@@ -149,7 +136,8 @@ def make_graph(spec: str, found: Any, offered: Mapping[str, Any]) -> Any:
     try:
         return found(**{name: value for name, value in offered.items() if name in takes})
     except TypeError as error:
-        raise ConfigError(f"graph {spec!r} wants other arguments than {', '.join(offered)}: {error}") from error
+        given = ", ".join(offered) or "none"
+        raise ConfigError(f"graph {spec!r} wants other arguments than {given}: {error}") from error
 
 
 def _folders(label: str, adapters: str, bases: Bases) -> tuple[dict[str, Path | None], frozenset[str]]:

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from experiments.__main__ import experiments, run_named
 from experiments.arms import Arm, Job, Results, Row, by_arm, run_arms, seeded
 from experiments.conduct import PARENT, Experiment, conduct
 from tests.arm_jobs import doubled
+from tests.tracking_store import store
+
+__all__ = ["store"]
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -88,15 +91,6 @@ def test_an_arm_that_fails_costs_itself_only_and_is_tried_again(
 
 
 # ---- the whole experiment
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JADE_HOME", str(folder / "home"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        yield folder
 
 
 def figure_of(rows: Sequence[Row]) -> Mapping[str, Any]:

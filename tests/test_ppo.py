@@ -25,6 +25,10 @@ class Notes:
         self.metrics: list[tuple[int, dict[str, float]]] = []
         self.traced: list[str] = []
         self.stored: dict[str, Any] = {}
+        self.tags: dict[str, str] = {}
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        self.tags |= tags
 
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         from evaluation.glossary import check_metrics
@@ -33,7 +37,10 @@ class Notes:
         self.metrics.append((step, dict(values)))
 
     def export_traces(self, runs: Any, credit: Any, decode: Any = None) -> None:
-        assert all(item.run in credit for item in runs)
+        for item in runs:
+            found = credit[item.run]
+            earned, formats = (sum(call[name] for call in found.calls.values()) for name in ("reward", "format"))
+            assert earned == pytest.approx(found.reward["total"] + formats)
         self.traced += [item.run for item in runs]
 
     def log_figure(self, figure: Any, name: str) -> None:
@@ -86,6 +93,8 @@ def test_a_run_ends_with_metrics_traces_policies_and_an_adapter(tmp_path: Path, 
                  "eval/toy/score", "replay/parity_mean", "update/advantage/planner"):  # fmt: skip
         assert name in last, name
     assert last["time/idle_share"] < 0.2
+    hashes = session.worlds[0].graph.recorder.hashes()
+    assert notes.tags == {f"hash.{name}": value for name, value in hashes.items()} and all(hashes.values())
     assert is_sealed(segment_file(tmp_path, 0)) and is_sealed(segment_file(tmp_path, 1))
     card = json.loads((tmp_path / "adapter" / "jade.json").read_text())
     assert card["version"] == 2 and "planner" in card["roles"] and card["prompts"] == "bare"

@@ -45,8 +45,10 @@ def test_anybodys_graph_is_trained_two_updates_and_tracked(toy_folder: Path) -> 
         keys = {key for (key,) in database.execute("select distinct key from metrics")}
         traces = database.execute("select count(*) from trace_info").fetchone()[0]
         params = dict(database.execute("select key, value from params"))
+        tags = dict(database.execute("select key, value from tags where key like 'hash.%'"))
     assert {"rollout/reward", "update/policy_loss", "update/kl/writer", "rollout/valid/judge"} <= keys
     assert traces == 2 and params["estimator"] == "tree_gae"
+    assert set(tags) == {"hash.text", "hash.policy", "hash.environment"} and tags["hash.text"] == card["text"]
     stored = {file.name: file for file in (toy_folder / "mlflow" / "artifacts").rglob("*") if file.is_file()}
     assert stored["learning.png"].read_bytes().startswith(b"\x89PNG") and "adapter_model.safetensors" in stored
     assert json.loads(stored["ledger.json"].read_text())["outcomes"] == dict(Counter(run.outcome for run in runs))

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from agents.errors import ConfigError
+from agents.named import load_object
 from evaluation.config import describe, read_config
-from training.gold import load_object, load_score
+from training.gold import load_score
 from training.ppo_config import CHOICES, PPOConfig
 
 PROGRAM = "python -m training.ppo"

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,9 @@ from agents.errors import ConfigError, SetupError
 from evaluation.spool import Spool
 from evaluation.tracking import MlflowStore, RunCredit, deliver, fetch_adapter, track, tracking_uri
 from tests.parallel_run import parallel_run
+from tests.tracking_store import store
+
+__all__ = ["store"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:tracking:RuntimeWarning", "ignore::DeprecationWarning")
 
@@ -44,16 +46,6 @@ def test_an_unreachable_server_stops_nothing(tmp_path: Path, monkeypatch: pytest
     assert left.pending == run.waiting == 6  # open, params, glossary, metrics, traces, end
     with pytest.raises(SetupError, match="cannot be fetched"):
         fetch_adapter("abc")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A SQLite store in a folder of its own; making one takes MLflow some seconds, so tests share it."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JADE_HOME", str(folder / "home"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-        yield folder
 
 
 def test_a_real_run_with_everything(store: Path) -> None:

@@ -6,12 +6,11 @@ by question id, else by the normalised question. Runs without either are counted
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from agents.errors import ConfigError
+from agents.named import load_object
 from evaluation.dataset import Example
 from evaluation.metrics import answer_score, normalize_squad
 from graphs.trajectory import Trajectory
@@ -56,26 +55,6 @@ class Gold:
         if not math.isfinite(value):
             raise ConfigError(f"the score function gave {value} for run {run.run}; it must give a finite number")
         return value
-
-
-def load_object(spec: str, option: str) -> Any:
-    """Return what "package.module:name" names.
-
-    Args:
-        spec: Such as "examples.own_graph:graph".
-        option: Name of the option, for messages.
-
-    Raises:
-        ConfigError: It is not of that form, or cannot be imported.
-    """
-    module, colon, name = spec.partition(":")
-    if not colon or not module or not name:
-        raise ConfigError(f"{option}={spec!r}; give it as package.module:name")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        hint = "run from its folder, or install it"
-        raise ConfigError(f"{option}={spec!r} cannot be imported ({error}); {hint}") from error
 
 
 def load_score(spec: str | None) -> Score:

@@ -37,7 +37,7 @@ from training.ppo_estimate import estimate
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
 from training.progress import following
 from training.ranks import ALONE, Ranks, joined
-from training.report import report_figures, report_ledger, run_credit
+from training.report import hash_tags, report_figures, report_ledger, run_credit
 from training.rollout import Rollout, gather, prepare, replay
 from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics, tokens_of
 from training.schedule import rate
@@ -91,6 +91,7 @@ def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda
     if ranks.leads:
         report_figures(session.output, tracked)
         report_ledger(_ledger(config), tracked)
+        tracked.set_tags(hash_tags(session))
     if status == 0:
         tracked.log_artifact_folder(session.ship(), "adapter")
     return status
@@ -276,7 +277,7 @@ def train(config: PPOConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
             _log.info("%s", estimate(trial))
         return 0
     session = begin(config, shared, worlds, gold, prompts.style, ranks)
-    tags = {f"hash.{name}": value for name, value in shared.identity.items() if name in ("text", "policy")}
+    tags = hash_tags(session)
     name, resumed = Path(config.output).name, session.state.mlflow_run
     tracking = tracked_by_first(ranks, config.experiment, name, config.__dict__, tags, resumed)
     with tracking as tracked, ends_gently() as stop:

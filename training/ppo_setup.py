@@ -11,6 +11,7 @@ from agents.adapters import read_adapter, read_merged
 from agents.batcher import TimedBatcher
 from agents.errors import ConfigError
 from agents.model import SharedModel
+from agents.named import load_object
 from agents.role import Prompts
 from agents.roster import prompts_digest
 from evaluation.dataset import Example, load_examples
@@ -19,7 +20,7 @@ from graphs.feedback import read_feedback
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
 from graphs.recorded import RecordedGraph, trainable
-from training.gold import Gold, load_object, load_score
+from training.gold import Gold, load_score
 from training.ppo_config import PPOConfig
 from training.rollout import World
 

@@ -15,7 +15,16 @@ from training.buffer import RolloutBuffer
 from training.credit import Credit
 from training.history import read_metrics
 from training.rollout import Rollout
+from training.session import Session
 from training.update import returns_of
+
+
+def hash_tags(session: Session) -> dict[str, str]:
+    """Return the three hashes as the tags of a run: text, policy (as it is now) and environment, one for each set."""
+    identity = session.players.shared.identity
+    found = {world.name: world.graph.recorder.hashes()["environment"] for world in session.worlds}
+    environment = ", ".join(value if len(found) == 1 else f"{name} {value}" for name, value in found.items())
+    return {"hash.text": identity["text"], "hash.policy": identity["policy"], "hash.environment": environment}
 
 
 def report_figures(output: Path, tracked: TrackedRun) -> None:
@@ -49,15 +58,17 @@ def report_ledger(path: Path, tracked: TrackedRun) -> None:
 
 
 def run_credit(buffer: RolloutBuffer, rollout: Rollout, credits: Sequence[Credit]) -> dict[str, RunCredit]:
-    """Return reward and credit of each run, for the trace view."""
+    """Return reward and credit of each run, for the trace view; a call's reward is f_c, and R as well at the sink."""
     values, _ = returns_of(buffer)
     by_call: dict[tuple[int, str], float] = {
         (row.trajectory, row.call.id): float(values[place, 0]) for place, row in enumerate(buffer.rows)
     }
     found = {}
-    for index, (item, credit, reward) in enumerate(zip(buffer.trajectories, credits, rollout.team, strict=True)):
+    parts = zip(buffer.trajectories, buffer.dags, credits, rollout.team, strict=True)
+    for index, (item, dag, credit, reward) in enumerate(parts):
         calls = {
             call: {
+                "reward": reward.format[call] + (reward.total if call == dag.sink else 0.0),
                 "format": reward.format[call],
                 "value": by_call[index, call],
                 "return": credit.returns[call],
@@ -65,6 +76,6 @@ def run_credit(buffer: RolloutBuffer, rollout: Rollout, credits: Sequence[Credit
             }
             for call in credit.returns
         }
-        parts = {name: getattr(reward, name) for name in ("total", "score", "turn_cost", "retrieval_cost")}
-        found[item.run] = RunCredit(parts, calls)
+        paid = {name: getattr(reward, name) for name in ("total", "score", "turn_cost", "retrieval_cost")}
+        found[item.run] = RunCredit(paid, calls)
     return found

@@ -185,7 +185,8 @@ def train(config: SFTConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
     card = with_roles(card, [*(row.role for row in rows), *(call.role for call in recorded)])
     learner = Learner(shared, first_adapted_layer(shared, [TRAINED]))
     folder = Path(config.output) / "adapter"
-    with tracked_by_first(ranks, config.experiment, Path(config.output).name, config.__dict__) as tracked:
+    tags = {"hash.text": shared.identity["text"]}
+    with tracked_by_first(ranks, config.experiment, Path(config.output).name, config.__dict__, tags) as tracked:
         tracked.log_text(sources, "rows.md")
         asked = (config.eval_sets, config.eval_sample, config.index, config.top_k)
         warmup = Warmup(config, learner, buffer, ranks)
@@ -201,6 +202,7 @@ def train(config: SFTConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
         tracked.log_metrics(after.metrics(), warmup.step)
         _log.info("before\n%s\nafter\n%s", before.table(), after.table())
         tracked.log_text(f"before\n\n{before.table()}\n\nafter\n\n{after.table()}\n", "validity.md")
+        tracked.set_tags({"hash.policy": shared.policy_hash(TRAINED)})
         tracked.log_artifact_folder(folder, "adapter")
     return folder
 
