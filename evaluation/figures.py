@@ -1,10 +1,11 @@
-"""The figures of an evaluation: F1 against cost with the Pareto front, workflow shares, validity by role."""
+"""The figures of an evaluation: F1 against cost with the Pareto front, workflow shares and flow, validity by role."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evaluation.flow import flow_figure
 from evaluation.report import MACRO
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Figure]:
     Args:
         report: As `evaluation.report.build_report` returned it.
     """
+    flow = flow_figure(report)
     return {
         "f1-against-tokens.png": cost_figure(report, "tokens", "prompt and generated tokens a question"),
         "f1-against-retrievals.png": cost_figure(report, "retrievals", "retrievals a question"),
         "workflows.png": workflow_figure(report),
         "validity.png": validity_figure(report),
+        **({} if flow is None else {"workflow-flow.png": flow}),
     }
 
 

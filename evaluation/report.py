@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.dataset import Example
+from evaluation.flow import flows_of
 from evaluation.macro import macro_compare, macro_interval
 from evaluation.records import METRICS, Record
 from evaluation.results import Block, Floats
@@ -63,6 +64,7 @@ def build_report(
         "hops": _breakdown(blocks, lambda record, example: str(example.hops)),
         "types": _breakdown(blocks, lambda record, example: f"{example.dataset}: {example.type or '?'}"),
         "plans": _breakdown(blocks, lambda record, example: record.plan or "(no plan)"),
+        "flows": flows_of(blocks),
         "validity": _validity(blocks),
         "failed": [_failure(record) for block in blocks for record in block.failed],
     }
