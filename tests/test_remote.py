@@ -1,10 +1,7 @@
+"""The policy on an inference server speaks as the local model does: tokens, log-probabilities, masks, text."""
+
 import dataclasses
 import math
-import threading
-import time
-from collections.abc import Iterator
-from email.utils import formatdate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,63 +10,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.batcher import TimedBatcher
 from agents.call import Completion, Constraint, Request
 from agents.errors import ConfigError, PromptError, ServerError
 from agents.model import SharedModel
 from agents.model_text import TextSide
 from agents.remote import RemotePolicy
-from agents.remote_http import retry_after
 from agents.remote_wire import RAW
-from agents.role import Prompts
-from agents.roster import prompts_digest
 from agents.sampling import draw, draw_among, greedy, masked_logprobs, uniforms
 from graphs.app import load_graph
 from graphs.ledger import read_ledger
-from tests.ports import free_port
-from tests.ppo_toy import EXAMPLES, start_adapter, toy_session
-from tests.remote_toy import CONTEXT, ServerProcess, ToyServer, side, toy_server
+from tests import remote_asking
+from tests.ppo_toy import start_adapter
+from tests.remote_asking import DIALECTS, policy_at, request_of, requests_of, same, until
+from tests.remote_toy import CONTEXT, side, toy_server
 from tests.scripted import PASSAGES, ListRetriever
 from tests.toy_model import toy_model
-from training.rollout import record, run_options
-from training.screening import Screened, limits_of, screen
-from training.session import Session
 
+served, local = remote_asking.served, remote_asking.local  # its fixtures
 PLANS = Constraint(choices=("<workflow>R,AG</workflow>", "<workflow>QDS</workflow>", "<workflow>QDP</workflow>"))
 ANSWER = Constraint(regex=r"<answer>[^<>\n]{1,20}</answer>")
-DIALECTS = ("llama.cpp", "vllm")
-SYSTEM = "You answer questions. Choose a workflow for the question."
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[ToyServer, str]]:
-    with toy_server() as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def local() -> SharedModel:
-    return toy_model()
-
-
-def policy_at(address: str, dialect: str = "llama.cpp", **options: Any) -> RemotePolicy:
-    return RemotePolicy(address, side(), dialect=dialect, **{"patience_seconds": 0.5, **options})
-
-
-def request_of(policy: Any, question: str = "Who wrote Dune?", **changes: Any) -> Request:
-    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    request = Request((3, question, "root/AG", 0), "AG", policy.encode(messages), 12, 0.0, "</answer>")
-    return dataclasses.replace(request, **changes)
-
-
-def requests_of(policy: Any, count: int, **changes: Any) -> list[Request]:
-    return [request_of(policy, f"Which planet is number {i}?", **changes) for i in range(count)]
-
-
-def same(found: Completion, wanted: Completion) -> None:
-    assert found.response_ids == wanted.response_ids
-    assert found.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
-    assert (found.mask, found.text, found.truncated) == (wanted.mask, wanted.text, wanted.truncated)
 
 
 def forced(local: SharedModel, request: Request, found: Completion) -> list[float]:
@@ -194,127 +153,6 @@ def test_text_streams_as_it_grows(served, local):
     assert len(heard) > 3
 
 
-def test_at_most_so_many_requests_at_once(local):
-    with toy_server(slow=0.005) as (toy, address):
-        policy = policy_at(address, concurrency=2)
-        requests = requests_of(policy, 7, max_new_tokens=4)
-        found = policy.sample(requests)
-        assert toy.busiest == 2
-        assert [item.response_ids for item in found] == [item.response_ids for item in local.sample(requests)]
-        assert sum(item.prefill_seconds + item.decode_seconds for item in found) < 60
-
-
-def test_refusals_for_the_moment_are_tried_again_when_the_server_says(local):
-    with toy_server() as (toy, address):
-        policy = policy_at(address, patience_seconds=5)
-        request = request_of(policy)
-        _ = policy.facts
-        toy.refusals = [(429, {"Retry-After": "0.3"}), (503, {})]
-        started = time.monotonic()
-        same(policy.sample([request])[0], local.sample([request])[0])
-        assert time.monotonic() - started >= 0.3
-        assert len(toy.asked) == 3
-        toy.refusals = [(400, {})]
-        with pytest.raises(ServerError, match="refused with 400"):
-            policy.sample([request])
-        assert len(toy.asked) == 4  # a wrong request stays wrong
-        policy = policy_at(address, patience_seconds=0.4)
-        toy.refusals = [(429, {"Retry-After": "60"})]
-        with pytest.raises(ServerError, match=r"has not answered for 0.4 s \(429"):
-            policy.sample([request])
-
-
-def test_retry_after_is_seconds_or_a_date():
-    assert retry_after("7") == 7.0
-    assert retry_after("-3") == 0.0
-    assert retry_after(formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=2)
-    assert retry_after(None) is retry_after("soon") is retry_after("nan") is None
-
-
-def test_an_answer_that_breaks_off_is_taken_up_where_it_broke(local):
-    with toy_server() as (toy, address):
-        policy = policy_at(address, patience_seconds=5)
-        request = request_of(policy)
-        wanted = local.sample([request])[0]
-        toy.breaks_after = 5
-        same(policy.sample([request])[0], wanted)
-        assert toy.asked[-1]["prompt"] == [*request.prompt.ids, *wanted.response_ids[:5]]
-        assert toy.asked[-1]["n_predict"] == 7
-
-
-def test_a_server_killed_in_the_middle_of_a_batch_and_started_again_loses_nothing(local):
-    server = ServerProcess(slow=0.02)
-    policy = policy_at(server.address, patience_seconds=30, concurrency=8)
-    grown: dict[int, list[str]] = {i: [] for i in range(8)}
-    requests = [dataclasses.replace(r, on_text=grown[i].append) for i, r in enumerate(requests_of(policy, 8))]
-    found: list[Completion] = []
-    asking = threading.Thread(target=lambda: found.extend(policy.sample(requests)))
-    try:
-        asking.start()
-        until(lambda: all(len(texts) >= 3 for texts in grown.values()))
-        server.kill()
-        time.sleep(0.2)
-        assert not found
-        server.start()
-        asking.join(30)
-    finally:
-        server.kill()
-    assert len(found) == 8
-    for item, wanted in zip(found, local.sample(requests_of(local, 8)), strict=True):
-        same(item, wanted)
-    assert all(len(texts) == len(found[i].response_ids) for i, texts in grown.items())  # each token told once
-
-
-def test_a_server_that_is_away_is_named():
-    address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(ServerError, match=f"no inference server can be used at {address} .*see that it runs"):
-        _ = policy_at(address).context_length
-
-
-def test_a_cancelled_request_is_aborted_on_the_server(local):
-    with toy_server(slow=0.02) as (toy, address):
-        policy = policy_at(address)
-        long, short = request_of(policy, max_new_tokens=200, stop=None, temperature=1.0), request_of(policy, "Why?")
-        toy.finished = 0
-        begun = threading.Event()
-        watched = dataclasses.replace(long, on_text=lambda text: begun.set())
-        failures: list[Exception] = []
-        waiting = threading.Thread(target=lambda: failures.append(_failure(policy, [watched, short])))
-        waiting.start()
-        assert begun.wait(10)
-        policy.cancel(long.key)
-        waiting.join(10)
-        assert [str(failure) for failure in failures] == ["the request was cancelled"]
-        until(lambda: toy.aborted == 1 and toy.busy == 0)
-        asked = len(toy.asked)
-        same(policy.sample([short])[0], local.sample([short])[0])
-        assert len(toy.asked) == asked  # it was answered while the other was cancelled, and is not asked again
-
-
-def test_a_deadline_ends_a_request_and_the_servers_work_on_it():
-    with toy_server(slow=0.05) as (toy, address):
-        policy = policy_at(address, deadline_seconds=0.3)
-        with pytest.raises(ServerError, match=r"took more than 0.3 s .*deadline_seconds"):
-            policy.sample([request_of(policy, max_new_tokens=200, stop=None, temperature=1.0)])
-        until(lambda: toy.aborted == 1 and toy.busy == 0)
-
-
-def test_one_bad_request_of_a_batch_fails_alone_and_the_others_are_asked_once(local):
-    with toy_server() as (toy, address):
-        policy = policy_at(address)
-        requests = requests_of(policy, 5)
-        _ = policy.facts
-        toy.refusals = [(400, {})]
-        batcher = TimedBatcher(policy, quiet_seconds=0.05, patience_seconds=0.05)
-        futures = [batcher.submit(f"run{i}", request) for i, request in enumerate(requests)]
-        failed = [future.exception(20) for future in futures]
-        assert [type(error) for error in failed if error] == [ServerError]
-        assert len(toy.asked) == 5
-        for future, wanted in zip(futures, local.sample(requests), strict=True):
-            if future.exception() is None:
-                same(future.result(), wanted)
-
-
 def test_tokens_that_the_server_keeps_back_do_not_count_as_sampled(local):
     with toy_server(holds_back=True) as (_, address):
         policy = policy_at(address)
@@ -409,45 +247,3 @@ def test_the_text_side_of_a_folder_is_that_of_its_model(tmp_path):
     assert TextSide.load(tmp_path).weights == "unknown"
     with pytest.raises(ConfigError):
         TextSide.load(tmp_path / "none")
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_mismatch_of_recorded_runs_against_the_trainer_is_a_metric(dialect, tmp_path, served):
-    session = toy_session(tmp_path / "ours")
-    found = screened(session, served[1], dialect, tmp_path)
-    assert 0.0 < found.metrics["replay/parity_mean"] < 1e-5
-    assert found.metrics["replay/parity_call"] < 1e-3
-    assert not found.dropped.counts
-    assert {run.identity["logprobs"] for run in found.buffer.trajectories} == {"exact"}
-    assert len(found.buffer.trajectories) == 6
-
-
-def test_a_server_that_runs_other_weights_is_found_out(tmp_path):
-    session = toy_session(tmp_path / "ours")
-    with toy_server(model=toy_model(seed=9)) as (_, address):
-        found = screened(session, address, "llama.cpp", tmp_path)
-    assert found.metrics["replay/parity_mean"] > 0.1
-    assert found.dropped.counts == {"parity-mean": 6}
-
-
-def screened(session: Session, address: str, dialect: str, folder: Path) -> Screened:
-    """Record three questions, twice each, over a server, by the base, and let the trainer judge them."""
-    policy = policy_at(address, dialect, text_digest=prompts_digest(Prompts("bare")))
-    graph, file = session.worlds[0].graph.with_recorder(adapters={}), folder / "remote.jsonl"
-    record(graph, policy, EXAMPLES[:3], file, session.config, **{**run_options(session.config, 7), "seed": 7})
-    runs = list(read_ledger(file))
-    limits = limits_of(session.players, None, None, 4, 0.3)
-    return screen(session.players, session.store, runs, version=0, limits=limits, token_budget=4096)
-
-
-def until(condition: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        time.sleep(0.005)
-
-
-def _failure(policy: RemotePolicy, requests: list[Request]) -> Exception:
-    with pytest.raises(ServerError) as caught:
-        policy.sample(requests)
-    return caught.value
