@@ -79,24 +79,40 @@ def _known(store: RecordStore, system: System, asked: Asked, digest: str, exampl
     return found is not None and not found.failed and found.question == example.question
 
 
-def answer(bench: Bench, store: RecordStore, systems: Sequence[System], sets: Sequence[Asked]) -> list[Block]:
-    """Answer everything and return every system on every set.
+def answer(
+    bench: Bench,
+    store: RecordStore,
+    systems: Sequence[System],
+    sets: Sequence[Asked],
+    share: tuple[int, int] = (0, 1),
+) -> list[Task]:
+    """Answer what has no record yet, and return all tasks.
+
+    Args:
+        bench: Where systems are asked.
+        store: Where records are looked up and added.
+        systems: Who is asked.
+        sets: What is asked.
+        share: (rank, number of ranks): of each task only every so many-th question is asked here. Who begins takes
+            turns, so that small tasks are spread evenly.
 
     Raises:
         ConfigError: A record cannot be written, or an adapter does not fit.
         KeyboardInterrupt: Asked to stop; what ended is in the records.
     """
     tasks = tasks_of(bench, store, systems, sets)
-    left = sum(len(task.examples) for task in tasks)
-    everything = sum(len(task.asked.examples) for task in tasks)
-    progress = Progress(left, everything - left)
-    for task in tasks:
-        if task.examples:
-            _run(bench, store, task, progress)
-    return _blocks(store, tasks)
+    rank, ranks = share
+    places = [((rank + turn) % ranks, ranks) for turn in range(len(tasks))]
+    mine = sum(len(task.examples[place::ranks]) for task, (place, _) in zip(tasks, places, strict=True))
+    known = sum(len(task.asked.examples) - len(task.examples) for task in tasks)
+    progress = Progress(mine, known)
+    for task, place in zip(tasks, places, strict=True):
+        if task.examples[place[0] :: ranks]:
+            _run(bench, store, task, progress, place)
+    return tasks
 
 
-def _run(bench: Bench, store: RecordStore, task: Task, progress: Progress) -> None:
+def _run(bench: Bench, store: RecordStore, task: Task, progress: Progress, share: tuple[int, int]) -> None:
     def keep(run: Trajectory) -> None:
         if interrupted(run):
             return
@@ -104,7 +120,7 @@ def _run(bench: Bench, store: RecordStore, task: Task, progress: Progress) -> No
         progress.step(task)
 
     try:
-        bench.ask(task.system, task.asked, task.examples, task.seed, keep)
+        bench.ask(task.system, task.asked, task.examples, task.seed, keep, share=share)
     except Exception as error:
         finished = (
             store.get(task.system.label, task.asked.name, task.digest, item.id, task.seed) for item in task.examples
@@ -136,8 +152,8 @@ def planner_views(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]
     return views
 
 
-def _blocks(store: RecordStore, tasks: Sequence[Task]) -> list[Block]:
-    """Join the records with their questions; seeds of a question together."""
+def blocks_of(store: RecordStore, tasks: Sequence[Task]) -> list[Block]:
+    """Join the records with their questions, every system on every set; seeds of a question together."""
     grouped: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
         grouped.setdefault((task.system.label, task.asked.name), []).append(task)

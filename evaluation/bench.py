@@ -47,9 +47,19 @@ class Bench:
         config: EvalConfig,
         retrievers: Mapping[str, Retriever],
         other: SharedModel | None = None,
+        suffix: str = "",
     ) -> None:
-        """Take the model, one retriever for each set's name, and the second base model where systems speak of it."""
+        """Take the model and one retriever for each set's name.
+
+        Args:
+            shared: The base model.
+            config: What is asked how.
+            retrievers: Set → retriever.
+            other: The second base model, where systems speak of it.
+            suffix: Ends the names of ledger files, where several processes record.
+        """
         self.shared, self.config, self.retrievers, self.other = shared, config, retrievers, other
+        self._suffix = suffix
         self._names: dict[tuple[int, Path], str] = {}
         self._graphs: dict[tuple[str, str], Any] = {}
         self._ledgers: dict[tuple[str, str], LedgerWriter] = {}
@@ -111,7 +121,7 @@ class Bench:
             self._graphs[key] = self._build(system, asked)
         found = self._graphs[key]
         folder = Path(self.config.output).expanduser() / "ledger" / system.slug
-        ledger = self._ledgers.setdefault((system.slug, asked.name), LedgerWriter(folder, asked.name))
+        ledger = self._ledgers.setdefault((system.slug, asked.name), LedgerWriter(folder, asked.name + self._suffix))
         if isinstance(found, RecordedGraph):
             return found.with_recorder(
                 batcher=TimedBatcher(self.policy(system)), prompts=system.prompts, adapters=adapters, ledger=ledger
@@ -167,8 +177,9 @@ class Bench:
         seed: int,
         on_done: Callable[[Trajectory], None],
         timing: Timing | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Run a system on some questions of a set; each run is handed on as it ends.
+        """Run a system on some questions of a set, or on a share of them; each run is handed on as it ends.
 
         Raises:
             Exception: The first run's error, when every run failed.
@@ -180,6 +191,7 @@ class Bench:
             in_flight=self.config.in_flight,
             on_done=on_done,
             timing=timing,
+            share=share,
             seed=seed,
             **self.options(system),
         )

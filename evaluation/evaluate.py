@@ -3,7 +3,8 @@
     python -m evaluation.evaluate --systems "['R,AG', 'jade@runs/ppo/adapter']" --sets "['nq', 'hotpotqa']"
 
 Everything that can be wrong with systems, sets, gold answers and indexes is found before a model is loaded. Greedy
-and with a fixed seed by default; the same command goes on after an interrupt.
+and with a fixed seed by default; the same command goes on after an interrupt. Started by `accelerate launch`, several
+processes share the questions, and the first one reports.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.config import read_config, run_command
 from evaluation.evaluate_config import EvalConfig
+from evaluation.loading import load_model, load_other, open_retrievers
+from evaluation.ranks import ALONE, Ranks, joined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +36,8 @@ PROGRAM = "python -m evaluation.evaluate"
 _log = logging.getLogger("jade.evaluate")
 
 
-def evaluate(config: EvalConfig, *, dry_run: bool = False) -> dict[str, Any] | None:
-    """Check, load, ask, report; return the report (None for a dry run).
+def evaluate(config: EvalConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> dict[str, Any] | None:
+    """Check, load, ask, report; return the report (None for a dry run, and on all ranks but the first).
 
     Raises:
         JadeError: As named in its message, before any model is loaded where that can be known.
@@ -42,8 +45,8 @@ def evaluate(config: EvalConfig, *, dry_run: bool = False) -> dict[str, Any] | N
     systems, sets = check(config)
     if dry_run:
         return None
-    retrievers = open_retrievers(config, sets)
-    return measure(config, systems, sets, load_model(config), retrievers, load_other(config))
+    retrievers = open_retrievers(config, sets, ranks)
+    return measure(config, systems, sets, load_model(config), retrievers, load_other(config), ranks)
 
 
 def check(config: EvalConfig) -> tuple[list[System], list[Asked]]:
@@ -67,59 +70,6 @@ def check(config: EvalConfig) -> tuple[list[System], list[Asked]]:
     return systems, sets
 
 
-def load_model(config: EvalConfig) -> SharedModel:
-    """Load the base model.
-
-    Raises:
-        ConfigError, SetupError: It cannot be loaded.
-    """
-    return _load(config, config.model)
-
-
-def load_other(config: EvalConfig) -> SharedModel | None:
-    """Load the second base model, if there is one.
-
-    Raises:
-        ConfigError, SetupError: It cannot be loaded.
-    """
-    return None if config.other is None else _load(config, config.other)
-
-
-def _load(config: EvalConfig, model: str | None) -> SharedModel:
-    from agents.model import SharedModel
-
-    def tell(line: str) -> None:
-        _log.info("%s", line)
-
-    return SharedModel.load(model, dtype=config.dtype, device=config.device, threads=config.threads, progress=tell)
-
-
-def open_retrievers(config: EvalConfig, sets: Sequence[Asked]) -> dict[str, Retriever]:
-    """Open each collection once, all with one embedder; return set → retriever.
-
-    Raises:
-        RetrieverError: An index cannot answer, or was built with another embedder.
-    """
-    from agents.embedder import open_embedder
-    from agents.retriever import open_retriever
-
-    def tell(line: str, done: int = 0, total: int = 0) -> None:
-        _log.info("%s", f"{line} {done}/{total}" if total else line)
-
-    embedder = open_embedder(config.embedder, tell)
-    opened: dict[str, Retriever] = {}
-    for asked in sets:
-        if asked.collection not in opened:
-            opened[asked.collection] = open_retriever(
-                asked.collection,
-                mode=config.retriever,  # type: ignore[arg-type]
-                k=config.top_k,
-                embedder=embedder,
-                progress=tell,
-            )
-    return {asked.name: opened[asked.collection] for asked in sets}
-
-
 def measure(
     config: EvalConfig,
     systems: Sequence[System],
@@ -127,16 +77,19 @@ def measure(
     shared: SharedModel,
     retrievers: Mapping[str, Retriever],
     other: SharedModel | None = None,
-) -> dict[str, Any]:
-    """Ask what has no record yet, and report: into the output folder, and into MLflow.
+    ranks: Ranks = ALONE,
+) -> dict[str, Any] | None:
+    """Ask what has no record yet, and report: into the output folder, and into MLflow; rank 0 alone reports.
 
     Raises:
         ConfigError: An adapter does not fit the model, or the output folder cannot be written.
         KeyboardInterrupt: Asked to stop; what ended is in the records.
     """
-    _, report = gather(config, systems, sets, shared, retrievers, other)
-    publish(config, report)
-    return report
+    found = gather(config, systems, sets, shared, retrievers, other, ranks=ranks)
+    if found is None:
+        return None
+    publish(config, found[1])
+    return found[1]
 
 
 def gather(
@@ -147,30 +100,27 @@ def gather(
     retrievers: Mapping[str, Retriever],
     other: SharedModel | None = None,
     program: str = PROGRAM,
-) -> tuple[list[Block], dict[str, Any]]:
-    """Ask what has no record yet; return every system on every set, and the report.
+    ranks: Ranks = ALONE,
+) -> tuple[list[Block], dict[str, Any]] | None:
+    """Ask what has no record yet; return every system on every set, and the report (on rank 0, else None).
 
     Raises:
         ConfigError: As `measure`.
         KeyboardInterrupt: As `measure`.
     """
-    from evaluation.asking import answer, planner_views
+    from evaluation.asking import planner_views
     from evaluation.bench import Bench
-    from evaluation.records import RecordStore, only_writer
     from evaluation.report import Sampling, build_report
+    from evaluation.sharing import ask_everything
 
-    output = Path(config.output).expanduser()
-    with only_writer(output):
-        store = RecordStore(output)
-        bench = Bench(shared, config, retrievers, other)
-        try:
-            blocks = answer(bench, store, systems, sets)
-            views = planner_views(bench, systems, sets)
-        finally:
-            store.close()
-        sampling = Sampling(config.level, config.resamples, config.seed)
-        report = build_report(blocks, config.reference, sampling, conditions(bench, systems, sets, program))
-        report["planner"] = [view.to_json() for view in views]
+    bench = Bench(shared, config, retrievers, other, ranks.suffix)
+    blocks = ask_everything(bench, systems, sets, ranks)
+    if blocks is None:
+        return None
+    views = planner_views(bench, systems, sets)
+    sampling = Sampling(config.level, config.resamples, config.seed)
+    report = build_report(blocks, config.reference, sampling, conditions(bench, systems, sets, program))
+    report["planner"] = [view.to_json() for view in views]
     return blocks, report
 
 
@@ -276,14 +226,23 @@ def _track(config: EvalConfig, report: Mapping[str, Any], figures: Mapping[str, 
         log_report(tracked, report, figures, output)
 
 
+def log_as(ranks: Ranks) -> None:
+    """Begin logging: rank 0 says how far it is, the others only warn, with their rank before it."""
+    who = "" if ranks.leads else f"rank {ranks.rank}: "
+    logging.basicConfig(level=logging.WARNING, format=f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S")
+    _log.setLevel(logging.INFO if ranks.leads else logging.WARNING)
+    if ranks.size > 1:
+        _log.info("%d processes share the questions: %s", ranks.size, ranks.named(range(ranks.size)))
+
+
 def main() -> int:
     """Run from the command line; a user's mistake is one message on standard error."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    _log.setLevel(logging.INFO)
 
     def work() -> int:
         config, dry_run = read_config(EvalConfig, sys.argv[1:], PROGRAM)
-        report = evaluate(config, dry_run=dry_run)
+        with joined(config.device) as ranks:
+            log_as(ranks)
+            report = evaluate(config, dry_run=dry_run, ranks=ranks) if ranks.leads or not dry_run else None
         if report is not None:
             from evaluation.report_markdown import summary
 

@@ -10,17 +10,17 @@ sentence for each set of executors whether planning helps it.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from evaluation.config import read_config, run_command
-from evaluation.evaluate import check, gather, load_model, load_other, open_retrievers, publish
+from evaluation.evaluate import check, gather, log_as, publish
+from evaluation.loading import load_model, load_other, open_retrievers
 from evaluation.mismatch_config import MismatchConfig
+from evaluation.ranks import ALONE, Ranks, joined
 
 PROGRAM = "python -m evaluation.mismatch"
-_log = logging.getLogger("jade.evaluate")
 
 
 def measure_mismatch(
@@ -31,7 +31,8 @@ def measure_mismatch(
     retrievers: Any,
     other: Any = None,
     program: str = PROGRAM,
-) -> dict[str, Any]:
+    ranks: Ranks = ALONE,
+) -> dict[str, Any] | None:
     """Ask what has no record yet; return the evaluation's report with "mismatch" in it, written and tracked.
 
     Args:
@@ -42,6 +43,7 @@ def measure_mismatch(
         retrievers: Set → retriever.
         other: The second base model.
         program: The command that the report names.
+        ranks: The processes that share the questions; all but rank 0 return None.
 
     Raises:
         ConfigError: An adapter does not fit, or the output folder cannot be written.
@@ -49,7 +51,10 @@ def measure_mismatch(
     """
     from evaluation.mismatch_report import matrix_figure, mismatch_of, render_mismatch
 
-    blocks, report = gather(config, systems, sets, shared, retrievers, other, program)
+    found = gather(config, systems, sets, shared, retrievers, other, program, ranks)
+    if found is None:
+        return None
+    blocks, report = found
     report["mismatch"] = mismatch_of(config, blocks, report)
     figures = {"mismatch.png": matrix_figure(report["mismatch"])}
     publish(config, report, [render_mismatch(report["mismatch"])], figures)
@@ -63,19 +68,20 @@ def run_mismatch(kind: type[MismatchConfig], program: str) -> int:
         kind: The options and their defaults.
         program: Name of the command.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    _log.setLevel(logging.INFO)
 
     def work() -> int:
         from evaluation.mismatch_report import render_mismatch
 
         config, dry_run = read_config(kind, sys.argv[1:], program)
-        systems, sets = check(config)
-        if not dry_run:
-            retrievers = open_retrievers(config, sets)
-            models = load_model(config), load_other(config)
-            report = measure_mismatch(config, systems, sets, models[0], retrievers, models[1], program)
-            sys.stdout.write(render_mismatch(report["mismatch"]) + "\n")
+        with joined(config.device) as ranks:
+            log_as(ranks)
+            systems, sets = check(config)
+            if not dry_run:
+                retrievers = open_retrievers(config, sets, ranks)
+                models = load_model(config), load_other(config)
+                report = measure_mismatch(config, systems, sets, models[0], retrievers, models[1], program, ranks)
+                if report is not None:
+                    sys.stdout.write(render_mismatch(report["mismatch"]) + "\n")
         return 0
 
     return run_command(work, "interrupted; the same command goes on where it stopped")

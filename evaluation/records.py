@@ -155,13 +155,18 @@ def scores_of(record: Record, example: Example) -> dict[str, float | None]:
 class RecordStore:
     """records.jsonl of an output folder: read once, then appended to, line by line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, suffix: str = "") -> None:
         """Read what is there; a torn last line (a killed process) is skipped.
+
+        Args:
+            folder: The output folder.
+            suffix: Such as ".rank0of2" for one of many processes: it reads the folder's records and adds to a file of
+                its own, `records.rank0of2.jsonl`.
 
         Raises:
             ConfigError: The folder cannot be made, or holds a file that is not made of records.
         """
-        self.file = folder / "records.jsonl"
+        self.file = folder / f"records{suffix}.jsonl"
         self._known: dict[tuple[str, str, str, str, int], Record] = {}
         self._stream: TextIO | None = None
         self._sound: int | None = None
@@ -170,8 +175,20 @@ class RecordStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"output folder {folder} cannot be made ({error}); give another --output") from None
-        for record in self._read():
-            self._known[record.key] = record
+        for file in dict.fromkeys((folder / "records.jsonl", self.file)):
+            for record in self._read(file):
+                self._known[record.key] = record
+
+    def add_from(self, file: Path) -> int:
+        """Append what another file holds and this one does not; return how many records those are.
+
+        Raises:
+            ConfigError: It is not made of records, or this file cannot be written.
+        """
+        fresh = [record for record in self._read(file) if self._known.get(record.key) != record]
+        for record in fresh:
+            self.add(record)
+        return len(fresh)
 
     def add(self, record: Record) -> None:
         """Append a record and hand it to the system at once.
@@ -206,19 +223,20 @@ class RecordStore:
             self._stream.close()
             self._stream = None
 
-    def _read(self) -> Iterator[Record]:
-        if not self.file.is_file():
+    def _read(self, file: Path) -> Iterator[Record]:
+        if not file.is_file():
             return
-        *lines, torn = self.file.read_bytes().split(b"\n")  # bytes: a text's own line ends may be others
+        *lines, torn = file.read_bytes().split(b"\n")  # bytes: a text's own line ends may be others
         if torn:
-            self._sound = sum(len(line) + 1 for line in lines)
-            _log.warning("%s: line %d is torn and dropped; its question is asked again", self.file, len(lines) + 1)
+            if file == self.file:
+                self._sound = sum(len(line) + 1 for line in lines)
+            _log.warning("%s: line %d is torn and dropped; its question is asked again", file, len(lines) + 1)
         for number, line in enumerate(lines, start=1):
             try:
                 yield read_record(json.loads(line))
             except (ValueError, TypeError) as error:
                 raise ConfigError(
-                    f"{self.file}, line {number} is no record ({error}); remove the line, or give another --output"
+                    f"{file}, line {number} is no record ({error}); remove the line, or give another --output"
                 ) from None
 
 

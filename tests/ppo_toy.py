@@ -10,6 +10,7 @@ import torch
 from agents.role import Prompts
 from agents.roster import prompts_digest
 from evaluation.dataset import Example
+from evaluation.ranks import ALONE, Ranks
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
 from graphs.options import Options
@@ -19,7 +20,6 @@ from tests.toy_model import toy_model
 from training.adapter import LoraShape, create_adapter, save_adapter
 from training.gold import Gold
 from training.ppo_config import PPOConfig
-from training.ranks import ALONE, Ranks
 from training.rollout import Rollout, World, gather, prepare
 from training.session import Session, begin
 from training.update import start_critic

@@ -56,9 +56,9 @@ def train(folder: str, start: str, changes: dict[str, Any], own: dict[int, dict[
         changes: Options.
         own: What differs by rank: "death" (see `tests.ppo_child.arm`), "stop" after so many iterations, options.
     """
+    from evaluation.ranks import joined
     from tests.ppo_toy import toy_session
     from training.ppo import run
-    from training.ranks import joined
 
     with joined("cpu") as ranks:
         mine = dict(own.get(ranks.rank, {}))
@@ -73,11 +73,11 @@ def warm_up(folder: str) -> None:
     """Take the supervised steps of `tests.test_sft`'s rows, and let rank 0 write the adapter."""
     from safetensors.torch import save_file
 
+    from evaluation.ranks import joined
     from tests.test_sft import Silent, rows
     from tests.toy_model import toy_model
     from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer
     from training.learner import Learner
-    from training.ranks import joined
     from training.sft import agree
     from training.sft_config import SFTConfig
     from training.supervised import Warmup, supervised_buffer, supervised_calls

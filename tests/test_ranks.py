@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from agents.errors import ConfigError, SetupError
+from evaluation.ranks import ALONE, Ranks, joined
 from graphs.ledger import LedgerWriter, is_sealed, read_ledger
 from tests.ppo_child import Untracked
 from tests.ppo_toy import start_adapter, toy_session
@@ -23,7 +24,6 @@ from training.collect import main as collect_main
 from training.gradients import shared_gradients
 from training.history import read_metrics
 from training.ppo import run
-from training.ranks import ALONE, Ranks, joined
 from training.shares import complete, drop_others, segment_file, segments
 
 SMALL: dict[str, Any] = {"iterations": 1, "token_budget": 400}

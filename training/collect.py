@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from agents.model import SharedModel
 from agents.role import Prompts
 from evaluation.config import read_config, run_command
 from evaluation.dataset import Example
+from evaluation.ranks import refuse_ranks
 from graphs.ledger import is_sealed, read_ledger
 from graphs.trajectory import Trajectory
 from training.gold import Gold, load_score
 from training.ppo_config import PPOConfig
 from training.ppo_setup import load_model, make_worlds, prompts_of
-from training.ranks import refuse_ranks
 from training.rollout import World, questions_of, record, run_options
+from training.sole_writer import sole_writer
 
 _log = logging.getLogger("jade.collect")
 _OPTIONS = "collect.json"
@@ -177,6 +179,11 @@ def collect(config: CollectConfig, *, dry_run: bool = False) -> Path:
     Raises:
         JadeError: As named in its message.
     """
+    with nullcontext() if dry_run else sole_writer(config.output):
+        return _collect(config, dry_run)
+
+
+def _collect(config: CollectConfig, dry_run: bool) -> Path:
     shared, prompts = load_speaker(config)
     worlds = make_worlds(config.sampling(), shared, prompts)
     if dry_run:

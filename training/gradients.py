@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from training.ranks import Ranks
+from evaluation.ranks import Ranks
 
 
 def shared_gradients(ranks: Ranks, parameters: Sequence[nn.Parameter], sums: Sequence[float]) -> list[float]:

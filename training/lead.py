@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.delivery import TrackedRun
+from evaluation.ranks import Ranks
 from evaluation.spool import Operation
 from evaluation.tracking import track
-from training.ranks import Ranks
 
 _log = logging.getLogger("jade.ranks")
 

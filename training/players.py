@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from agents.adapters import AdapterInfo, read_adapter
 from agents.call import Call
 from agents.model import SharedModel
+from evaluation.ranks import ALONE, Ranks
 from training.adapter import START, TRAINED, LoraShape, create_adapter, first_adapted_layer
 from training.buffer import PLANNER
 from training.critic import ValueHead
 from training.learner import Learner, Scores
 from training.minibatch import Microbatch
-from training.ranks import ALONE, Ranks
 
 CRITIC = "critic"
 """Name of the critic's own adapter in the shared model."""

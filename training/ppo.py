@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 from evaluation.config import read_config, run_command
+from evaluation.ranks import ALONE, Ranks, joined
 from evaluation.tracking import TrackedRun
 from graphs.collection import Timing
 from graphs.trajectory import Trajectory
@@ -36,7 +37,6 @@ from training.ppo_config import PPOConfig
 from training.ppo_estimate import estimate
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
 from training.progress import following
-from training.ranks import ALONE, Ranks, joined
 from training.report import hash_tags, report_figures, report_ledger, run_credit
 from training.rollout import Rollout, gather, prepare, replay
 from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics, tokens_of

@@ -18,6 +18,7 @@ import numpy as np
 from agents.call import Policy
 from agents.errors import ConfigError, LedgerError
 from evaluation.dataset import Example
+from evaluation.ranks import ALONE, Ranks
 from graphs.collection import Timing, collect
 from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import RecordedGraph
@@ -30,7 +31,6 @@ from training.permuted import permuted
 from training.players import Players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
-from training.ranks import ALONE, Ranks
 from training.reward import TrajectoryReward, rewards
 from training.scoring import Scored
 from training.screening import limits_of, screen

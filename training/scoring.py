@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from evaluation.ranks import Ranks
 from training.adapter import TRAINED
 from training.buffer import Floats, RolloutBuffer
 from training.minibatch import collate
 from training.packing import shared_minibatches
 from training.players import Players
-from training.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from agents.adapters import AdapterInfo
 from agents.errors import ConfigError
 from agents.model import SharedModel
 from agents.roster import ROLES
+from evaluation.ranks import ALONE, MACHINES, Ranks
+from evaluation.shared_folder import check_folder
 from training.adapter import START, TRAINED, save_adapter
 from training.buffer import PLANNER
 from training.checkpoint import HEALTHY, State, find_checkpoint, load_checkpoint, read_state, save_checkpoint, writing
@@ -23,9 +25,7 @@ from training.gold import Gold
 from training.players import Players, make_players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
-from training.ranks import ALONE, MACHINES, Ranks
 from training.rollout import World
-from training.shares import check_folder
 from training.update import Optimiser
 
 _log = logging.getLogger("jade.ppo")

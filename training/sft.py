@@ -27,12 +27,12 @@ from agents.model import SharedModel
 from agents.passage import Retriever
 from agents.roster import ROLES, prompts_digest
 from evaluation.config import read_config, run_command
+from evaluation.ranks import ALONE, Ranks, joined
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
 from training.buffer import RolloutBuffer
 from training.lead import log_as, tracked_by_first
 from training.learner import Learner
 from training.probe import probe
-from training.ranks import ALONE, Ranks, joined
 from training.rejection import Rule, best_runs, ledger_gold, supervised
 from training.rows import Row
 from training.sft_config import SFTConfig

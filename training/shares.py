@@ -9,21 +9,20 @@ the ledger twice.
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agents.errors import ConfigError, LedgerError
+from agents.errors import LedgerError
+from evaluation.ranks import Ranks
 from graphs.ledger import LedgerWriter, is_sealed, read_ledger
 from graphs.trajectory import FAILED, Trajectory
-from training.ranks import Ranks
 
 _SHARE = re.compile(r"\.rank\d+of(\d+)\.jsonl$")
 
 
 def segment_file(output: Path, iteration: int, ranks: Ranks | None = None) -> Path:
     """Return the ledger segment of an iteration, or of a rank's share of it."""
-    share = "" if ranks is None or ranks.size == 1 else f".rank{ranks.rank}of{ranks.size}"
+    share = "" if ranks is None else ranks.suffix
     return output / "ledger" / f"iteration-{iteration:06d}{share}.jsonl"
 
 
@@ -85,27 +84,3 @@ def everyones(runs: Sequence[Trajectory], ranks: Ranks) -> list[Trajectory]:
     if ranks.size == 1:
         return list(runs)
     return [Trajectory.from_json(item) for part in ranks.gather([run.to_json() for run in runs]) for item in part]
-
-
-def check_folder(output: Path, ranks: Ranks) -> None:
-    """Check that all ranks see the same folder: checkpoints, policies and segments are written once and read by all.
-
-    Raises:
-        ConfigError: They do not.
-    """
-    if ranks.size == 1:
-        return
-    sign = output / f".shared-{ranks.tell(secrets.token_hex(8))}"
-
-    def leave() -> None:
-        output.mkdir(parents=True, exist_ok=True)
-        sign.touch()
-
-    ranks.first(leave)
-    blind = [str(rank) for rank, sees in enumerate(ranks.gather(sign.is_file())) if not sees]
-    ranks.first(lambda: sign.unlink(missing_ok=True))
-    if blind:
-        raise ConfigError(
-            f"output {output} is another folder for rank {', '.join(blind)} than for rank 0; give one on a file system "
-            "that all machines share"
-        )

@@ -13,6 +13,7 @@ from agents.errors import ConfigError
 from agents.model import SharedModel
 from agents.role import Prompts
 from agents.roster import ROLES
+from evaluation.ranks import ALONE, MACHINES, Ranks
 from evaluation.tracking import TrackedRun
 from graphs.acting import fit
 from graphs.trajectory import Trajectory
@@ -21,7 +22,6 @@ from training.buffer import RolloutBuffer
 from training.gradients import shared_gradients
 from training.learner import Learner
 from training.minibatch import collate, minibatches
-from training.ranks import ALONE, MACHINES, Ranks
 from training.rows import Row
 from training.schedule import rate
 from training.sft_config import SFTConfig

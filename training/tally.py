@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from evaluation.ranks import Ranks
 from training.minibatch import Microbatch
-from training.ranks import Ranks
 
 
 class Tally:

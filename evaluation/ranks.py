@@ -1,9 +1,9 @@
-"""The processes of one training job, called ranks: who I am, what is mine, and how all come to the same numbers.
+"""The processes of one job, called ranks: who I am, what is mine, and how all come to the same numbers.
 
-`accelerate launch -m training.ppo …` (or torchrun) starts the same command several times. Every rank holds the whole
-batch and the whole adapter; it collects, scores and differentiates its share, and what must be one number is summed
-over all. A process that was started alone speaks to nobody and imports nothing for it. Tensors travel as they are and
-everything else as JSON: nothing is pickled.
+`accelerate launch -m training.ppo …` (or torchrun) starts the same command several times. In training every rank has
+the whole batch and adapter, does its share of the work, and what must be one number is summed over all; in an
+evaluation it asks its share. A process that was started alone speaks to nobody and imports nothing for it. Tensors
+travel as they are and everything else as JSON: nothing is pickled.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agents.errors import ConfigError, SetupError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +43,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: str = "cpu"
     """Where tensors must lie to be sent."""
     places: Sequence[tuple[str, int]] = ()
     """Host and process id of each rank, for messages."""
@@ -54,6 +54,11 @@ class Ranks:
     def leads(self) -> bool:
         """Return whether this is rank 0, which tracks and writes."""
         return self.rank == 0
+
+    @property
+    def suffix(self) -> str:
+        """Return how names of this rank's own files end, such as ".rank0of2"; alone they have no such ending."""
+        return "" if self.size == 1 else f".rank{self.rank}of{self.size}"
 
     def mine(self, items: Iterable[T]) -> Iterator[T]:
         """Yield this rank's share: every `size`-th item, from the `rank`-th on."""
@@ -67,6 +72,8 @@ class Ranks:
         """
         if self.size == 1:
             return tensor
+        import torch
+
         whole = tensor.detach().to(self.device, copy=True).contiguous()
         with self._together():
             torch.distributed.all_reduce(whole)
@@ -80,6 +87,8 @@ class Ranks:
         """
         if self.size == 1:
             return [item]
+        import torch
+
         own = torch.frombuffer(bytearray(_encoded(item)), dtype=torch.uint8).to(self.device)
         with self._together():
             sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
@@ -169,7 +178,7 @@ class Ranks:
         except RuntimeError as error:
             raise SetupError(
                 f"rank {self.rank} of {self.size} waits in vain: {self._missing()} "
-                f"({' '.join(str(error).split())[:160]}). The last checkpoint stands: run the same command again, with "
+                f"({' '.join(str(error).split())[:160]}). What was finished stands: run the same command again, with "
                 f"any number of processes; {PATIENCE} sets how long ranks wait for each other"
             ) from error
 
@@ -229,7 +238,9 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
             "remove WORLD_SIZE"
         )
     yield _join(device)
-    torch.distributed.destroy_process_group()  # after a failure there may be nobody left to take leave of
+    from torch.distributed import destroy_process_group
+
+    destroy_process_group()  # after a failure there may be nobody left to take leave of
 
 
 def refuse_ranks(command: str) -> None:
@@ -243,6 +254,7 @@ def refuse_ranks(command: str) -> None:
 
 
 def _join(device: str) -> Ranks:
+    import torch
     from accelerate import PartialState
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun has it; `threads` gives a rank more
@@ -251,7 +263,7 @@ def _join(device: str) -> Ranks:
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=wait)
     except (RuntimeError, ValueError) as error:
         raise SetupError(f"the ranks cannot find each other: {' '.join(str(error).split())[:300]}") from error
-    ranks = Ranks(state.process_index, state.num_processes, torch.device(state.device))
+    ranks = Ranks(state.process_index, state.num_processes, str(state.device))
     ranks.places = [(host, pid) for host, pid in ranks.gather([socket.gethostname(), os.getpid()])]
     return ranks
 
@@ -265,7 +277,9 @@ def _number(name: str, default: int) -> int:
 
 def _board() -> Any:
     """Return the launcher's key-value store, which tells how far each rank has come."""
-    return torch.distributed.distributed_c10d._get_default_store()
+    from torch.distributed import distributed_c10d
+
+    return distributed_c10d._get_default_store()
 
 
 def _ended(pid: int) -> bool:
