@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ BUNDLED = (STARTER, *DATASETS)
 _SCHEMA = 1
 _PAGE = 5000
 """Passages read at a time."""
+_IDS = 100_000
+"""Ids read at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Rows:
     texts: list[str]
     sources: list[str]
     vectors: Matrix
-    """float32 [passages, dimension], rows of length 1."""
+    """float32 [passages, dimension], rows of length 1; [0, 0] where they were not read."""
 
 
 @dataclass(frozen=True)
@@ -186,48 +188,65 @@ def read_card(collection: Collection) -> Card | None:
     return Card(**{key: metadata[key] for key in Card.__dataclass_fields__})
 
 
-def read_rows(collection: Collection) -> Rows:
+def read_rows(collection: Collection, *, dense: bool = True) -> Rows:
     """Copy a collection into memory; later changes by other processes are not seen.
 
+    Read page by page, each put where it belongs, so that no second copy of the vectors is made.
+
+    Args:
+        collection: Which.
+        dense: Whether vectors are wanted; without them there are none of any dimension, [0, 0].
+
     Raises:
-        RetrieverError: It cannot be read, is empty, or has passages without text.
+        RetrieverError: It cannot be read, is empty, has passages without text, or is changed meanwhile.
     """
     name = user_name(collection.name)
     with chroma_errors(f'reading collection "{name}"'):
-        ids, documents, metadatas, vectors = _everything(collection)
-    if not ids:
-        raise RetrieverError(f'collection "{name}" is empty; fill it: {index_command(name)}')
-    if not documents or any(text is None for text in documents):
+        rows = Rows(_ids(collection), [], [], [], np.empty((0, 0), dtype=np.float32))
+        if not rows.ids:
+            raise RetrieverError(f'collection "{name}" is empty; fill it: {index_command(name)}')
+        wanted: Any = ["documents", "metadatas", *(["embeddings"] if dense else [])]
+        for start in range(0, len(rows.ids), _PAGE):
+            page = rows.ids[start : start + _PAGE]
+            got = collection.get(ids=page, include=wanted)
+            rows = _add_page(rows, page, dict(got), name)
+    return rows
+
+
+def _ids(collection: Collection) -> list[str]:
+    """Return all ids, sorted; a server answers each page with one message."""
+    ids: list[str] = []
+    while True:
+        got = collection.get(include=[], limit=_IDS, offset=len(ids))["ids"]
+        ids += got
+        if len(got) < _IDS:
+            return sorted(ids)
+
+
+def _add_page(rows: Rows, page: list[str], got: dict[str, Any], name: str) -> Rows:
+    """Append some passages, in the order of their ids, and fill in their vectors if there are any."""
+    places = {identifier: place for place, identifier in enumerate(got["ids"])}
+    if len(places) < len(page):
+        raise RetrieverError(f'collection "{name}" was changed while it was read; open it again')
+    order = [places[identifier] for identifier in page]
+    documents, metadatas = got["documents"] or [None] * len(page), got["metadatas"] or [None] * len(page)
+    if any(text is None for text in documents):
         raise RetrieverError(
             f'collection "{name}" has entries without a document text, so there is nothing to read answers from; '
             "store the texts as Chroma documents, or build a collection of them: jade index FOLDER"
         )
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    about = [dict(metadatas[row] or {}) if metadatas else {} for row in order]
-    return Rows(
-        ids=[ids[row] for row in order],
-        titles=[str(data.get("title") or "") for data in about],
-        texts=[str(documents[row]) for row in order],
-        sources=[str(data.get("source") or "") for data in about],
-        vectors=unit_rows(vectors[order]),
-    )
-
-
-def _everything(collection: Collection) -> tuple[list[str], list[Any], list[Any], Any]:
-    """Return ids, documents, metadatas and vectors, read page by page: a server answers each with one message."""
-    ids: list[str] = []
-    documents: list[Any] = []
-    metadatas: list[Any] = []
-    vectors: list[Any] = [np.empty((0, 0), dtype=np.float32)]
-    while True:
-        got = collection.get(include=["embeddings", "documents", "metadatas"], limit=_PAGE, offset=len(ids))
-        size = len(got["ids"])
-        ids += got["ids"]
-        documents += got["documents"] or []
-        metadatas += got["metadatas"] or []
-        vectors += [np.asarray(got["embeddings"], dtype=np.float32)] if size else []
-        if size < _PAGE:
-            return ids, documents, metadatas, np.concatenate(vectors[1:] or vectors)
+    start = len(rows.texts)
+    for place in order:
+        about = metadatas[place] or {}
+        rows.titles.append(str(about.get("title") or ""))
+        rows.texts.append(str(documents[place]))
+        rows.sources.append(str(about.get("source") or ""))
+    if got["embeddings"] is not None:
+        vectors = unit_rows(got["embeddings"])[order]
+        if not start:
+            rows = replace(rows, vectors=np.empty((len(rows.ids), vectors.shape[1]), dtype=np.float32))
+        rows.vectors[start : start + len(page)] = vectors
+    return rows
 
 
 def list_collections(folder: str | Path | Server | None = None) -> list[CollectionInfo]:

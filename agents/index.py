@@ -245,7 +245,8 @@ def _synchronise(
     new = [document for document in documents if document.id not in stored]
     hashes = {key: row["hash"] for key, row in stored.items()}
     hashes.update({document.id: document.digest for document in documents})
-    content = content_digest((key, text) for key, text in hashes.items() if key not in set(gone))
+    dropped = set(gone)
+    content = content_digest((key, text) for key, text in hashes.items() if key not in dropped)
     card = read_card(target)
     assert card is not None
     complete = replace(card, state="complete", content=content, wanted=len(hashes) - len(gone))

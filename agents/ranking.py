@@ -19,6 +19,8 @@ Ranking = list[tuple[int, float]]
 
 RRF_CONSTANT = 60
 """The usual constant of reciprocal rank fusion (Cormack et al. 2009)."""
+SCORES = 1 << 25
+"""Most scores held at a time: 128 MB, 32 queries over a million passages."""
 SLACK = 1e-5
 """Scores this close to the k-th best are scored again in float64, so that batch shape cannot decide a rank."""
 
@@ -33,6 +35,12 @@ def exact(vectors: Matrix, queries: Matrix, k: int) -> list[Ranking]:
         queries: Unit vectors [queries, dimension].
         k: Rows wanted; fewer come back only if there are fewer.
     """
+    group = max(1, SCORES // max(1, len(vectors)))
+    parts = (queries[start : start + group] for start in range(0, len(queries), group))
+    return [ranking for part in parts for ranking in _exact(vectors, part, k)]
+
+
+def _exact(vectors: Matrix, queries: Matrix, k: int) -> list[Ranking]:
     rankings: list[Ranking] = []
     for query, scores in zip(queries, queries @ vectors.T, strict=True):
         cut = np.partition(scores, -min(k, len(scores)))[-min(k, len(scores))]

@@ -54,7 +54,7 @@ MODES: tuple[Mode, ...] = ("exact", "hnsw", "bm25", "hybrid")
 FUSED = 50
 """Passages of each ranking that the hybrid merges."""
 BATCH = 256
-"""Most queries scored at a time: bounds the score matrix at 100 MB for 100,000 passages."""
+"""Most queries embedded and searched at a time."""
 
 
 class ChromaRetriever(BaseRetriever):
@@ -256,12 +256,13 @@ class ChromaRetriever(BaseRetriever):
 
     @cached_property
     def _rows(self) -> Rows:
+        dense = self.mode != "bm25"
         if read_card(self._collection) is None:
-            return read_rows(self._collection)
+            return read_rows(self._collection, dense=dense)
         self.__dict__.pop("_collection")
         self.__dict__.pop("_card", None)  # it may have been updated since it was opened
         card = self._card  # unfinished, or of another embedder: say so before reading
-        rows = read_rows(self._collection)
+        rows = read_rows(self._collection, dense=dense)
         self.__dict__.pop("_collection")
         if read_card(self._collection) != card:
             raise RetrieverError(f'collection "{self.collection}" was updated while it was read; open it again')

@@ -6,10 +6,12 @@ import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import agents.chroma
 import agents.index
 from agents.chroma import build_lock, collection_name, find_collection, list_collections, open_client, read_rows
 from agents.corpora import DATASETS
@@ -103,6 +105,42 @@ def test_passages_keep_title_text_and_source(tmp_path: Path) -> None:
         ["rows.jsonl", "rows.jsonl"],
     )
     np.testing.assert_allclose(rows.vectors, TOY.encode(["One\nFirst", "Second"]), atol=1e-6)
+    light = read_rows(collection, dense=False)
+    assert light.vectors.shape == (0, 0) and (light.ids, light.texts) == (rows.ids, rows.texts)
+
+
+def test_many_pages_are_read_in_the_order_of_their_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, names = tmp_path / "rows.jsonl", [f"p{place * 7 % 23:02d}" for place in range(23)]
+    table.write_text("".join(json.dumps({"id": name, "text": f"Text of {name}"}) + "\n" for name in names))
+    build(table, tmp_path / "store")
+    collection = find_collection(open_client(tmp_path / "store"), "documents")
+    assert collection is not None
+    whole = read_rows(collection)
+    monkeypatch.setattr(agents.chroma, "_PAGE", 5)
+    monkeypatch.setattr(agents.chroma, "_IDS", 4)
+    rows = read_rows(collection)
+    assert rows.ids == sorted(names) and rows.texts == [f"Text of {name}" for name in rows.ids]
+    np.testing.assert_allclose(rows.vectors, TOY.encode(rows.texts), atol=1e-6)
+    assert np.array_equal(rows.vectors, whole.vectors) and rows.vectors.dtype == np.float32
+
+
+def test_a_passage_that_vanishes_while_it_is_read_is_told(tmp_path: Path, notes: Path) -> None:
+    build(notes, tmp_path / "store")
+    collection = find_collection(open_client(tmp_path / "store"), "documents")
+    assert collection is not None
+
+    class Shrinking:
+        """Another process removes a passage after the ids were read."""
+
+        name = collection.name
+
+        def get(self, **asked: Any) -> Any:
+            if "ids" in asked:
+                collection.delete(ids=asked["ids"][:1])
+            return collection.get(**asked)
+
+    with pytest.raises(RetrieverError, match='collection "documents" was changed while it was read; open it again'):
+        read_rows(Shrinking())  # type: ignore[arg-type]
 
 
 def test_an_interrupted_build_is_reported_and_resumed(

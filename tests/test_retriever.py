@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import agents.ranking
 from agents.chroma import open_client
 from agents.embedder import HashEmbedder, Matrix, SentenceEmbedder, open_embedder, unit_rows
 from agents.errors import ConfigError, RetrieverError, SetupError
@@ -101,6 +102,15 @@ def test_results_do_not_depend_on_the_batch(store: Path) -> None:
     for mode in ("exact", "bm25", "hybrid"):  # HNSW breaks ties as it likes
         together = opened(store, mode).search(queries, 4)
         assert together == [opened(store, mode).search([query], 4)[0] for query in queries]
+
+
+def test_the_scores_of_many_queries_are_not_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    vectors, queries = (unit_rows(draw.standard_normal((size, 8))) for size in (40, 7))
+    whole = exact(vectors, queries, 3)
+    for most in (1, 100, 120):  # 1, 2 and 3 queries at a time
+        monkeypatch.setattr(agents.ranking, "SCORES", most)
+        assert exact(vectors, queries, 3) == whole and len(whole) == 7
 
 
 def test_the_cache_is_asked_first_and_stays_small(store: Path) -> None:
