@@ -2,18 +2,14 @@
 
     JadeError
      ├── ConfigError   (ValueError)    an option, file or argument that cannot be used as given
-     ├── FormatError   (ValueError)    a model response outside its role's grammar; caught in
-     `graphs.acting` only
-     ├── PromptError   (ValueError)    a prompt that cannot be made to fit the context, or a model
-     without a template
-     ├── SetupError    (RuntimeError)  something that must be installed, downloaded or converted is
-     missing
+     ├── FormatError   (ValueError)    a model response outside its role's grammar; caught in `graphs.acting` only
+     ├── PromptError   (ValueError)    a prompt that cannot be made to fit the context, or that the template refuses
+     ├── SetupError    (RuntimeError)  something that must be installed, downloaded or converted is missing
      ├── RetrieverError (RuntimeError) the index cannot answer: missing, empty, foreign, unreadable
      ├── ServerError   (RuntimeError)  an inference server that does not answer, or not as agreed
      └── LedgerError   (RuntimeError)  a recorded execution that cannot be read or replayed
 
-A message says what was given, what is allowed and what to do. Programming mistakes stay plain
-Python exceptions.
+A message says what was given, what is allowed and what to do. Programming mistakes stay plain Python exceptions.
 """
 
 
@@ -29,8 +25,7 @@ class FormatError(JadeError, ValueError):
     """A model response outside its role's grammar.
 
     Attributes:
-        reason: Short, stable phrase naming the violated rule, for metrics ("no <answer> tag",
-        "truncated").
+        reason: Short, stable phrase naming the violated rule, for metrics ("no <answer> tag", "truncated").
         text: The offending response.
     """
 

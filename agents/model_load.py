@@ -40,8 +40,8 @@ def load_backbone(model: str | Path | None, dtype: str, device: str, progress: P
         progress: Called with one line per stage.
 
     Raises:
-        ConfigError: The folder does not exist or holds no causal language model in safetensors, the hub cannot be
-            reached, or dtype or device cannot be used here.
+        ConfigError: The folder does not exist or holds no causal language model in safetensors with a chat template,
+            the hub cannot be reached, or dtype or device cannot be used here.
         SetupError: The embedded default cannot be prepared.
     """
     where = choose_device(device)
@@ -64,12 +64,26 @@ def load_backbone(model: str | Path | None, dtype: str, device: str, progress: P
             "whole *.safetensors that fit it, and a fast tokenizer (tokenizer.json)"
         ) from error
     missing = sorted(report["missing_keys"])
+    check_template(tokenizer, folder)
     if missing:
         raise ConfigError(
             f"{folder} lacks {len(missing)} weights that its config.json asks for, such as {missing[0]}; they would be "
             "random: give a complete causal language model"
         )
     return Backbone(module.to(where).eval(), tokenizer, name, weights_hash(folder))
+
+
+def check_template(tokenizer: Any, folder: Path) -> None:
+    """Refuse a model that roles cannot speak through.
+
+    Raises:
+        ConfigError: Its tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"model {folder} has no chat template, so no role can speak through it; choose an instruction-tuned "
+            "model, or put a chat_template.jinja into its folder"
+        )
 
 
 def find_folder(model: str | Path | None, progress: Progress) -> tuple[Path, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from agents.embedded import Progress, quiet
 from agents.errors import ConfigError
 from agents.model_facts import end_tokens, text_base
-from agents.model_load import find_folder, weights_hash
+from agents.model_load import check_template, find_folder, weights_hash
 
 if TYPE_CHECKING:
     from agents.model import SharedModel
@@ -55,7 +55,7 @@ class TextSide:
             progress: Called with one line per stage.
 
         Raises:
-            ConfigError: It is no model folder, or its tokenizer cannot be used.
+            ConfigError: It is no model folder, or its tokenizer cannot be used or has no chat template.
             SetupError: The embedded default cannot be prepared.
         """
         from transformers import AutoConfig, AutoTokenizer
@@ -70,6 +70,7 @@ class TextSide:
                 f"the tokenizer of {folder} cannot be read ({error}); give the folder of the model that the server "
                 "runs, with config.json and tokenizer.json"
             ) from error
+        check_template(tokenizer, folder)
         try:
             weights = weights_hash(folder)
         except ConfigError:

@@ -16,6 +16,7 @@ from agents.adapters import content_hash
 from agents.errors import ConfigError, LedgerError
 from agents.passage import Retriever
 from evaluation.rebuildable import check_identity, check_record, check_roles, retriever_of
+from graphs.jade import GraphName, build_graph
 from graphs.recorded import RecordedGraph, trainable
 from graphs.replay import rebuild
 from graphs.trajectory import Trajectory
@@ -157,16 +158,11 @@ class Rebuilder:
         assert found is not None  # JADE's graphs always search something
         return found
 
-    def _jade(self, topology: str, depth: int, run: Trajectory, speaker: RecordedGraph) -> RecordedGraph:
+    def _jade(self, topology: GraphName, depth: int, run: Trajectory, speaker: RecordedGraph) -> RecordedGraph:
         key = (topology, str(depth), *self._key(run))
         if key not in self._graphs:
-            from graphs.jade import build_jade, build_topology
-
-            retriever, top_k = self._searched_by(run), self._top_k(run)
-            if topology == "jade":
-                graph = build_jade(retriever, max_depth=depth, top_k=top_k)
-            else:
-                graph = build_topology(topology, retriever, max_depth=depth, top_k=top_k)  # type: ignore[arg-type]
+            retriever = self._searched_by(run)
+            graph = build_graph(topology, retriever, max_depth=depth, top_k=self._top_k(run))
             self._graphs[key] = self._recorded(graph, retriever, speaker)
         return self._graphs[key]
 
@@ -199,18 +195,16 @@ class Rebuilder:
         return recorded.with_recorder(costs=own.costs)
 
 
-def topology_of(run: Trajectory) -> str:
+def topology_of(run: Trajectory) -> GraphName:
     """Return which of JADE's graphs a run shows: without a planner at its root, a fixed decomposition or a forced plan.
 
     The graph of a planned chain is the whole graph at depth 0.
     """
-    from graphs.app import TopologyName
-
     planned = any(call.path == "root/PLAN" for call in run.calls)
     if planned or run.options.get("workflow") or not run.workflow:
         return "jade"
     plan = str(run.workflow.get("planned") or run.workflow.get("plan")).lower()
-    return plan if plan in get_args(TopologyName) else "jade"
+    return next((name for name in get_args(GraphName) if name == plan), "jade")
 
 
 def adapter_of(run: Trajectory, setting: Setting) -> str | Path | None:

@@ -6,12 +6,14 @@ when the first question comes.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from agents.adapters import MergedInfo, adapter_folder, read_adapter, read_merged
 from agents.call import Policy
@@ -22,16 +24,15 @@ from agents.passage import Retriever
 from agents.role import Prompts
 from agents.roster import ROLES, prompts_digest
 from graphs.costs import Costs, adapter_name, cost_folders, speakers
-from graphs.jade import build_jade, build_topology
+from graphs.jade import GraphName, build_graph
 from graphs.ledger import LedgerWriter
-from graphs.options import read_options
+from graphs.options import Options, read_options
 from graphs.recorded import RecordedGraph, trainable
 
 if TYPE_CHECKING:
     from agents.model import SharedModel
     from agents.remote import RemotePolicy
 
-TopologyName = Literal["jade", "single_round", "qds", "qdp"]
 Progress = Callable[[str], None]
 SHIPPED = Path(__file__).resolve().parent.parent / "adapters" / "default"
 """The adapter that the project's own commands trained; absent until one ships."""
@@ -46,7 +47,7 @@ def load_graph(
     retriever_mode: str = "exact",
     embedder: str | None = None,
     prompts: str | Path | Prompts | None = None,
-    topology: TopologyName = "jade",
+    topology: GraphName = "jade",
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -108,6 +109,7 @@ def load_graph(
     chosen = cost_folders(costs, folders.get("*"))
     merged = read_merged(model) if policy is None and model is not None else None
     untuned = policy is None and server is None and not folders and merged is None
+    _known(defaults)
     options = read_options({"decoding": "constrained", **defaults} if untuned else defaults)
     prompt_set = _prompt_set(prompts, [*folders.values(), *chosen.values()], merged)
     named = {_adapter_name(role): folder for role, folder in folders.items()}
@@ -122,10 +124,7 @@ def load_graph(
     source: Retriever = retriever if retriever is not None else LazyRetriever(find)
     if not lazy:
         _ = source.identity, speaker.context_length
-    if topology == "jade":
-        graph = build_jade(source, max_depth=max_depth, top_k=top_k)
-    else:
-        graph = build_topology(topology, source, max_depth=max_depth, top_k=top_k)
+    graph = build_graph(topology, source, max_depth=max_depth, top_k=top_k)
     if checkpointer is not None:
         graph = graph.copy({"checkpointer": checkpointer})
     recorded = trainable(
@@ -138,6 +137,21 @@ def load_graph(
         defaults=options,
     )
     return recorded.with_recorder(code=code_version(), costs=speakers(chosen))
+
+
+def _known(defaults: Mapping[str, Any]) -> None:
+    """Refuse an argument of `load_graph` that is neither its own nor an option of a call.
+
+    Raises:
+        ConfigError: There is one; the message names the nearest that there is.
+    """
+    own = [name for name in inspect.signature(load_graph).parameters if name != "defaults"]
+    allowed = [*own, *Options.model_fields]
+    for name in defaults:
+        if name not in allowed:
+            close = difflib.get_close_matches(name, allowed, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ";"
+            raise ConfigError(f"load_graph() has no argument {name!r}{hint} allowed: {', '.join(allowed)}")
 
 
 def shipped_adapter(model: str | Path | None) -> Path | None:
@@ -176,14 +190,25 @@ def _prompt_set(prompts: str | Path | Prompts | None, folders: Sequence[Path], m
     """Choose the prompt set: the one asked for, else the adapters', else the exported model's, else with examples.
 
     Raises:
-        ConfigError: The adapters were trained under different sets, or the folder cannot be used.
+        ConfigError: The adapters were trained under other sets, or under different ones; or the folder cannot be used.
     """
     if isinstance(prompts, Prompts):
         return prompts
     if prompts in ("examples", "bare"):
+        for folder in folders:
+            read_adapter(folder, prompts=str(prompts))
         return Prompts("bare" if prompts == "bare" else "examples")
     if prompts is not None:
-        return Prompts.load(Path(prompts).expanduser(), "bare" if folders or merged else "examples", ROLES)
+        folder = Path(prompts).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(f"prompts={str(prompts)!r}; allowed: examples, bare, or a folder of <role>.txt files")
+        replaced = Prompts.load(folder, "bare" if merged else "examples", ROLES)
+        if folders:
+            raise ConfigError(
+                f"prompts={str(prompts)!r} would replace what adapter {folders[0]} was trained under; leave the "
+                "prompts out, or do without the adapter (adapter=None, --adapter none)"
+            )
+        return replaced
     sets = {read_adapter(folder).prompts for folder in folders}
     if not sets and merged is not None:
         sets = {merged.prompts}

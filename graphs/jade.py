@@ -9,7 +9,7 @@ chain alone, depth d holds decompositions whose hops are graphs of depth d − 1
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.graph import END, START, StateGraph
@@ -33,6 +33,7 @@ NODES = {Topology.SINGLE_ROUND: "single_round", Topology.QDS: "serial", Topology
 """Node that runs each topology."""
 MAX_DEPTH, MAX_HOPS = 2, 4
 Parts = Mapping[Topology, Graph]
+GraphName = Literal["jade", "single_round", "qds", "qdp"]
 
 
 def _parts(chain: Graph, depth: int) -> Parts:
@@ -223,3 +224,16 @@ def build_topology(
     depth = 0 if only is Topology.SINGLE_ROUND else max(1, max_depth)
     parts = _parts(build_chain(retriever, top_k=top_k), depth)
     return _build({only: parts[only]}, depth, max_hops, only, name)
+
+
+def build_graph(name: GraphName, retriever: Retriever, *, max_depth: int = 2, top_k: int = 5) -> Graph:
+    """Compile the whole graph, "jade", or one topology alone, by its name; see `build_jade` and `build_topology`.
+
+    Raises:
+        ConfigError: An unknown name, or a size out of range.
+    """
+    if name not in get_args(GraphName):
+        raise ConfigError(f"topology {name!r}; allowed: {', '.join(get_args(GraphName))}")
+    if name == "jade":
+        return build_jade(retriever, max_depth=max_depth, top_k=top_k)
+    return build_topology(name, retriever, max_depth=max_depth, top_k=top_k)

@@ -88,7 +88,7 @@ class LedgerWriter:
         warning = self._write("seal", "", {})
         with self._lock:
             if self._failed or warning:
-                raise LedgerError(f"the segment cannot be sealed: {self._failed or warning}; free the disk, rerun")
+                raise LedgerError(f"the segment cannot be sealed: {self._failed or warning}; then run it again")
             try:
                 assert self._descriptor is not None
                 os.fsync(self._descriptor)
@@ -102,7 +102,8 @@ class LedgerWriter:
             try:
                 self._append(encode_line(event, run, data))
             except (OSError, TypeError, ValueError, RecursionError) as error:
-                self._failed = f"the run was not recorded in {self.file or self.folder}: {error}"
+                place = self.file or self.folder
+                self._failed = f"the run was not recorded in {place}: {error}; make room, or choose another folder"
                 if not self._logged:
                     _log.warning("%s", self._failed)
                 self._logged = True
@@ -216,6 +217,8 @@ def _trajectory(lines: list[Line], on_problem: OnProblem) -> Trajectory | None:
             data |= {"outcome": "crashed", "error": why}
         if data["outcome"] not in get_args(Outcome):
             raise ValueError(f"outcome {data['outcome']!r} is none of {', '.join(get_args(Outcome))}")
+        if data.get("run") != last.run:
+            raise ValueError(f"run {data.get('run')!r:.60} below the header of another")
         return Trajectory.from_json(data)
     except UNREADABLE as error:
         on_problem(Problem(last.file, last.number, f"corrupt {last.event} line: {error!r:.200}; skipped"))

@@ -30,6 +30,7 @@ from graphs.ledger import LedgerWriter
 from graphs.options import Options, read_options
 from graphs.question import MAX_QUESTION_CHARACTERS, as_mapping, read_question
 from graphs.run import RUN_ID_KEY, RUN_KEY, Recorder, Run, new_run_id
+from graphs.threads import NOTHING_TO_RESUME, take_up, thread_of
 from graphs.tokens import stream_modes, with_tokens
 
 __all__ = ["MAX_QUESTION_CHARACTERS", "RecordedGraph", "trainable"]
@@ -37,9 +38,6 @@ T = TypeVar("T")
 Begun = tuple[Run, Any, RunnableConfig, dict[str, Any]]
 LANGGRAPH = frozenset(inspect.signature(CompiledStateGraph.stream).parameters) | {"checkpoint_during"}
 """Keyword arguments that are LangGraph's own; every other one must be an option."""
-NOTHING_TO_RESUME = "there is no interrupted run to resume on this thread (or no checkpointer): give a question"
-CHECKPOINTER = "__pregel_checkpointer"
-"""Where LangGraph's server and outer graphs hand on their checkpointer."""
 
 
 class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
@@ -140,7 +138,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         conf = {**(self.config or {}).get("configurable", {}), **ensure_config(config).get("configurable", {})}
         thread = self._thread(conf)
         if input is None or isinstance(input, Command):
-            run = self._resume(thread, options)
+            run = take_up(self.recorder, thread, options)
         else:
             input, question = read_question(input, self.recorder.input, needed=self.context_schema is Options)
             recorder = self.recorder.at(options.cost)
@@ -157,20 +155,8 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
         return run, input, merged, kwargs
 
     def _thread(self, conf: Mapping[str, Any]) -> str | None:
-        """Return the thread of a run that can be resumed; None where no checkpointer is at work.
-
-        Raises:
-            ConfigError: There is a checkpointer and no thread.
-        """
-        saver = conf.get(CHECKPOINTER, self.checkpointer)
-        if self.checkpointer is False or saver is None or self.recorder.batcher.inline:
-            return None
-        if "thread_id" not in conf:
-            raise ConfigError(
-                'this graph has a checkpointer, which keeps runs by thread: give config={"configurable": '
-                '{"thread_id": "any name"}}, or leave the checkpointer out'
-            )
-        return str(conf["thread_id"])
+        """Return the thread of a run that can be resumed, if any; nobody resumes a collected run."""
+        return None if self.recorder.batcher.inline else thread_of(conf, self.checkpointer)
 
     def _take_options(self, kwargs: dict[str, Any]) -> tuple[Options, dict[str, Any]]:
         """Split keyword arguments into our options and LangGraph's own."""
@@ -201,27 +187,7 @@ class RecordedGraph(CompiledStateGraph[Any, Any, Any, Any]):
             warning = self.recorder.ledger.open(run.id, run.header())
             if warning:
                 run.warn(warning)
-
-    def _resume(self, thread: str | None, options: Options) -> Run:
-        """Take up the unfinished run of a checkpointer thread; without its beginning, its rest is not recorded.
-
-        Raises:
-            ConfigError: No thread was named.
-        """
-        if thread is None:
-            raise ConfigError(
-                "no input was given, which resumes an interrupted run, but no thread: give a question, or "
-                'config={"configurable": {"thread_id": …}} on a graph with a checkpointer'
-            )
-        self.recorder.hashes()  # as for a new run
-        run = Run.reopen(self.recorder, thread) if options.record != "off" else None
-        if run is None:
-            unrecorded = {"record": "off", "temperature": options.tau}
-            run = Run(self.recorder.at(options.cost), new_run_id(), "", options.model_copy(update=unrecorded))
-            if options.record != "off":
-                run.warn("not recorded: the ledger does not hold what this run did before it was interrupted")
-        run.checkpoint()
-        return run
+                run.recorded = False
 
     def _end(self, run: Run, error: BaseException | None) -> None:
         """Close the run: write its trajectory, unless it only paused."""

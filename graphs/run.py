@@ -113,6 +113,8 @@ class Run:
         """Roles that spoke and are not JADE's own → their digest."""
         self.streaming = False
         """Whether somebody listens to custom stream events."""
+        self.recorded = options.record != "off"
+        """Whether the ledger knows of the run: not where its first line could not be written."""
         self.thread: str | None = None
         """Checkpointer thread of a run that may be interrupted and resumed."""
         self.started = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -190,7 +192,7 @@ class Run:
         """Return what the run cost so far, for the graph's result."""
         calls = [entry.call for entry in self.journal.entries]
         return {
-            "run": None if self.options.record == "off" else self.id,
+            "run": self.id if self.recorded else None,
             "model_calls": len(calls),
             "prompt_tokens": sum(len(call.prompt_ids) for call in calls),
             "generated_tokens": sum(len(call.response_ids) for call in calls),

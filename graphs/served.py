@@ -6,14 +6,15 @@ loop and anew for every request. The model is loaded with the first question.
 
 from __future__ import annotations
 
-from graphs.app import TopologyName, load_graph
+from graphs.app import load_graph
+from graphs.jade import GraphName
 from graphs.recorded import RecordedGraph
 
 jade = load_graph(lazy=True)
 """Plans, then runs one of the three topologies."""
 
 
-def _alone(topology: TopologyName) -> RecordedGraph:
+def _alone(topology: GraphName) -> RecordedGraph:
     whole = jade.recorder
     graph = load_graph(topology=topology, retriever=whole.retriever, lazy=True)
     return graph.with_recorder(batcher=whole.batcher, ledger=whole.ledger)

@@ -66,12 +66,13 @@ def test_each_topology_alone(topology: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"topology": "qdx"}, "topology 'qdx'; allowed: single_round, qds, qdp"),
+        ({"topology": "qdx"}, "topology 'qdx'; allowed: jade, single_round, qds, qdp"),
         ({"max_depth": 3}, "max_depth=3; allowed: 0 to 2"),
         ({"top_k": 0}, "top_k=0; allowed: 1 to 100"),
-        ({"wrokflow": "AG"}, "unknown option 'wrokflow'; allowed: max_turns"),
+        ({"wrokflow": "AG"}, r"no argument 'wrokflow'; did you mean 'workflow'\? allowed: model, adapter, .*max_turns"),
+        ({"zzz": 1}, "no argument 'zzz'; allowed: model"),
         ({"temperature": 9}, "temperature=9"),
-        ({"prompts": "nowhere"}, "prompt folder nowhere does not exist; give a folder of <role>.txt files"),
+        ({"prompts": "nowhere"}, "prompts='nowhere'; allowed: examples, bare, or a folder of <role>.txt files"),
         ({"prompts": Path(__file__).parent}, "holds no .txt file; allowed: planner.txt"),
     ],
 )
@@ -174,7 +175,8 @@ def test_a_folder_as_model_and_adapters_per_role(toy: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("adapter", "prompts", "message"),
     [
-        ("bare", "examples", "trained under text hash"),
+        ("bare", "examples", "/bare was trained under prompt set 'bare', not 'examples'; leave the prompt set to"),
+        ("bare", Prompts("examples"), "trained under text hash"),
         ({"*": "bare", "planner": "examples"}, None, "different prompt sets"),
     ],
 )
@@ -182,6 +184,15 @@ def test_an_adapter_of_other_prompts_is_refused(toy: Path, adapter: Any, prompts
     folders = {role: toy / name for role, name in adapter.items()} if isinstance(adapter, dict) else toy / adapter
     with pytest.raises(ConfigError, match=message):
         load_graph(toy / "model", adapter=folders, prompts=prompts, dtype="fp32", retriever=ListRetriever(PASSAGES))
+
+
+def test_prompts_of_ones_own_do_not_go_with_an_adapter(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "planner.txt").write_text("Plan well.")
+    options: Any = {"prompts": tmp_path, "dtype": "fp32", "retriever": ListRetriever(PASSAGES)}
+    with pytest.raises(ConfigError, match=r"would replace what adapter .*/bare was trained under; .*--adapter none"):
+        load_graph(toy / "model", adapter=toy / "bare", **options)
+    graph = load_graph(toy / "model", adapter=None, **options)
+    assert graph.recorder.prompts.text(ROLES["planner"]) == "Plan well."
 
 
 def test_an_adapter_of_another_base_is_refused(toy: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -155,7 +156,9 @@ def test_a_stream_that_nobody_reads_to_its_end_is_recorded_as_crashed(made: Reco
         ("", {}, "the question is ''; give a text that is not blank"),
         (" \n\t", {}, "give a text that is not blank"),
         ({"question": None}, {}, "the question is None; give a text"),
-        ({"query": QUESTION}, {}, "the input is dict; give a question as str or {'question'"),
+        ({"query": QUESTION}, {}, "the input is a mapping without 'question'; give a question as str or {'question'"),
+        (7, {}, "the input is int; give a question as str"),
+        ({"question": QUESTION, "max_turns": 2}, {}, r"options \['max_turns'\] stand in the input .*as arguments"),
         (None, {}, "no input was given.*but no thread: give a question"),
         (7, {}, "the input is int; give a question"),
         ("x" * 100_000, {}, r"100,000 characters, 4,000 are allowed: ask it shorter.*jade index"),
@@ -222,7 +225,9 @@ def test_a_full_disk_costs_the_record_not_the_answer(made: Recording, tmp_path: 
     graph = made.graph.with_recorder(ledger=LedgerWriter(tmp_path / "file" / "ledger"))
     for result in (graph.invoke(QUESTION), asyncio.run(graph.ainvoke(QUESTION))):
         assert result["answer"] == "Bernhard Auinger of the city"
-        assert len(result["warnings"]) == 1 and "the run was not recorded in" in result["warnings"][0]
+        assert result["run"] is None  # no id that `jade show` would not find
+        assert len(result["warnings"]) == 1
+        assert re.search(r"the run was not recorded in .*; make room, or choose another", result["warnings"][0])
 
 
 def test_a_disk_that_fills_up_during_the_run_is_told_as_well(made: Recording, tmp_path: Path) -> None:
