@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agents.errors import ConfigError, JadeError
+from cli.shared_options import (
+    OUTPUT,
+    Adapter,
+    Costs,
+    Device,
+    Dtype,
+    Embedder,
+    Index,
+    Json,
+    Ledger,
+    Mode,
+    Model,
+    Prompts,
+    Record,
+    Server,
+    Threads,
+    TopK,
+)
 from cli.terminal import note, show_error, show_json, warn
 from cli.terminal import show as display
 
@@ -18,7 +38,7 @@ if TYPE_CHECKING:
     from graphs.recorded import RecordedGraph
     from graphs.trajectory import Trajectory
 
-_MODEL, _PASSAGES, _LIMITS, _OUTPUT = "Model", "Passages", "Budgets and sampling", "Output and record"
+_LIMITS = "Budgets and sampling"
 _LOADING = ("model", "costs", "prompts", "device", "dtype", "threads", "server", "index", "embedder", "top_k", "ledger")
 _PER_CALL = (
     "workflow",
@@ -33,27 +53,6 @@ _PER_CALL = (
     "select",
     "record",
 )
-Model = Annotated[
-    str | None, typer.Option(help="Folder or Hugging Face id; default: embedded.", rich_help_panel=_MODEL)
-]
-Adapter = Annotated[str, typer.Option(help="Adapter folder; auto = the shipped one, none.", rich_help_panel=_MODEL)]
-Costs = Annotated[
-    str | None, typer.Option(help="Folder with adapters low/ and high/, for --cost.", rich_help_panel=_MODEL)
-]
-Prompts = Annotated[str | None, typer.Option(help="examples, bare, or a folder.", rich_help_panel=_MODEL)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …", rich_help_panel=_MODEL)]
-Dtype = Annotated[str, typer.Option(help="auto, bf16, fp16 or fp32.", rich_help_panel=_MODEL)]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", rich_help_panel=_MODEL)]
-Server = Annotated[
-    str | None, typer.Option(help="Address of a llama.cpp or vLLM server that runs the model.", rich_help_panel=_MODEL)
-]
-Index = Annotated[
-    str | None,
-    typer.Option("--index", "--collection", help="Collection or bundled dataset.", rich_help_panel=_PASSAGES),
-]
-Mode = Annotated[str, typer.Option("--retriever", help="exact, hnsw, bm25 or hybrid.", rich_help_panel=_PASSAGES)]
-Embedder = Annotated[str | None, typer.Option(help="Folder or Hugging Face id.", rich_help_panel=_PASSAGES)]
-TopK = Annotated[int, typer.Option(min=1, help="Passages a retrieval.", rich_help_panel=_PASSAGES)]
 Workflow = Annotated[str | None, typer.Option(help="Force a plan: R,AG or QDS/R,DS,AG …", rich_help_panel=_LIMITS)]
 MaxTurns = Annotated[int | None, typer.Option(help="Most planned rounds.", rich_help_panel=_LIMITS)]
 MaxRetrievals = Annotated[int | None, typer.Option(help="Most retrievals; 0 = closed book.", rich_help_panel=_LIMITS)]
@@ -66,10 +65,7 @@ Cost = Annotated[
     str | None, typer.Option(help="low, default or high: which adapter of a sweep.", rich_help_panel=_LIMITS)
 ]
 Select = Annotated[str | None, typer.Option(help="What roles see: role or full.", rich_help_panel=_LIMITS)]
-Record = Annotated[str | None, typer.Option(help="off, on or train (samples).", rich_help_panel=_OUTPUT)]
-Ledger = Annotated[Path | None, typer.Option(help="Ledger folder; default: JADE's own.", rich_help_panel=_OUTPUT)]
-Show = Annotated[bool, typer.Option("--show", help="Print the whole run.", rich_help_panel=_OUTPUT)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)]
+Show = Annotated[bool, typer.Option("--show", help="Print the whole run.", rich_help_panel=OUTPUT)]
 
 
 def ask(
@@ -118,12 +114,15 @@ def check(question: str | None, options: Mapping[str, Any]) -> None:
     """Refuse what can be refused before any model loads.
 
     Raises:
-        ConfigError: A blank question, an unknown workflow, an impossible option.
+        ConfigError: A question that is blank or too long, an unknown workflow, an impossible option.
     """
     from graphs.options import read_options
+    from graphs.question import check_question
 
     if question is not None and not question.strip():
         raise ConfigError("the question is blank; give one in quotes, or none at all to get a prompt")
+    if question is not None:
+        check_question(question)
     read_options(options)
 
 
@@ -144,7 +143,8 @@ class Session:
     def ask(self, question: str) -> None:
         """Answer and print."""
         self._closed.clear()
-        result = self.graph.invoke(question, **self.options)
+        with _told_once():
+            result = self.graph.invoke(question, **self.options)
         trajectory = self._closed[-1] if self._closed else None
         if self.as_json:
             show_json(as_data(result, trajectory, full=self.full))
@@ -181,6 +181,18 @@ class Session:
             except (EOFError, KeyboardInterrupt):
                 return ""
         return next((line.strip() for line in sys.stdin if line.strip()), "")
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Keep the ledger's log quiet: what it could not write is among the result's warnings, which are shown."""
+    log = logging.getLogger("jade.ledger")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def as_data(result: Mapping[str, Any], trajectory: Trajectory | None, *, full: bool = False) -> dict[str, Any]:

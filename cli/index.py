@@ -13,6 +13,8 @@ from cli.terminal import note, program, show_json, warn
 from cli.terminal import show as display
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agents.index import IndexReport
 
 _NAMED = 5
@@ -44,15 +46,19 @@ def index(
     if source is None and dataset is None:
         raise ConfigError("nothing to index: give a folder or file, or --dataset NAME (`jade index --help`)")
     given = {"chunk": chunk, "overlap": overlap}
-    report = _build(
-        source,
-        dataset=dataset,
-        collection=collection,
-        embedder=embedder,
-        rebuild=rebuild,
-        skip_bad=skip_bad,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    try:
+        report = _build(
+            source,
+            dataset=dataset,
+            collection=collection,
+            embedder=embedder,
+            rebuild=rebuild,
+            skip_bad=skip_bad,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+    except KeyboardInterrupt:
+        note(f"what was embedded is kept: run it again{' without --rebuild' if rebuild else ''} to go on")
+        raise
     found = _recall(report, dataset, embedder, retriever) if recall and dataset is not None else None
     if as_json:
         show_json({**asdict(report), "recall": found})
@@ -61,20 +67,36 @@ def index(
 
 
 def _build(source: Path | None, **arguments: Any) -> IndexReport:
-    """Build with a progress bar on stderr."""
+    """Build with a progress bar on stderr; where that is no terminal, with a line for each stage."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agents.index import build_index
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return build_index(source, progress=_stages(), **arguments)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 
         def tell(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total or None)
 
         return build_index(source, progress=tell, **arguments)
+
+
+def _stages() -> Callable[[str, int, int], None]:
+    """Return a listener that notes each stage as it begins, and every tenth of a long one."""
+    noted: set[tuple[str, int]] = set()
+
+    def tell(what: str, done: int, total: int) -> None:
+        tenth = 10 * done // total if total else 0
+        if (what, tenth) not in noted:
+            noted.add((what, tenth))
+            note(f"{what} {done:,} of {total:,}" if total else what)
+
+    return tell
 
 
 def _recall(report: IndexReport, dataset: str, embedder: str | None, mode: str) -> dict[str, Any] | None:

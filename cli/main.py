@@ -69,7 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     except BaseException as error:
         if debug and not isinstance(error, typer.Abort | KeyboardInterrupt):
             traceback.print_exc()
-        return _explain(error, as_json)
+        return _explain(error, own, as_json)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -79,8 +79,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     return items[:place], items[place : place + 1], items[place + 1 :]
 
 
-def _explain(error: BaseException, as_json: bool) -> int:
-    """Print what went wrong and return the exit code."""
+def _explain(error: BaseException, given: Sequence[str], as_json: bool) -> int:
+    """Print what went wrong with the arguments `given`, and return the exit code."""
     if isinstance(error, typer.Abort | KeyboardInterrupt):
         show_error("interrupted", as_json=False)
         return INTERRUPTED
@@ -91,7 +91,7 @@ def _explain(error: BaseException, as_json: bool) -> int:
         show_error(str(error), as_json=as_json)
         return BAD_INPUT
     if isinstance(error, typer.TyperException):
-        return _usage(error, as_json)
+        return _usage(error, given, as_json)
     if not isinstance(error, Exception):
         raise error
     show_error(
@@ -100,13 +100,28 @@ def _explain(error: BaseException, as_json: bool) -> int:
     return FAILED
 
 
-def _usage(error: Any, as_json: bool) -> int:
+def _usage(error: Any, given: Sequence[str], as_json: bool) -> int:
     """Print a usage error of the command line itself; without arguments typer has shown the help already."""
-    message = error.format_message()
+    message = error.format_message().rstrip(".")
     path = getattr(getattr(error, "ctx", None), "command_path", "jade")
+    value = _value_of(getattr(getattr(error, "param", None), "opts", ()), given)
+    if value is not None:
+        message += f", not {value!r}"
+    if "unexpected extra argument" in message and path.endswith(" ask"):
+        message += "; put the question into quotes"
     if message:
-        show_error(f"{message} See `{path} --help`.", as_json=as_json)
+        show_error(f"{message}. See `{path} --help`.", as_json=as_json)
     return BAD_INPUT
+
+
+def _value_of(names: Sequence[str], given: Sequence[str]) -> str | None:
+    """Return what an option of these names was last given on the command line, if anything."""
+    found = None
+    for place, argument in enumerate(given):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            found = value if equals else next(iter(given[place + 1 :]), None)
+    return found
 
 
 def main() -> None:

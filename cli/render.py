@@ -174,7 +174,7 @@ def _figures(call: Call) -> str:
 
 
 def _retrieval(item: Retrieval, titles: Titles, trajectory: Trajectory, full: bool) -> RenderableType:
-    head = Text(clean(_tag(item)), style="bold").append(f"  {len(item.ids)} passages", style="green")
+    head = Text(clean(_tag(item)), style="bold").append(f"  {_count(len(item.ids), 'passage')}", style="green")
     head.append(f"  for: {one_line(item.query, _SHORT)}", style="default")
     if not full:
         return head

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.errors import ConfigError
-from cli import ask
+from cli import shared_options as shared
 from cli.terminal import note
 
 if TYPE_CHECKING:
@@ -50,19 +50,19 @@ def serve(
     max_body: MaxBody = 1024 * 1024,
     api_key_file: KeyFile = None,
     name: Name = "jade",
-    model: ask.Model = None,
-    adapter: ask.Adapter = "auto",
-    costs: ask.Costs = None,
-    prompts: ask.Prompts = None,
-    device: ask.Device = "auto",
-    dtype: ask.Dtype = "auto",
-    threads: ask.Threads = None,
-    index: ask.Index = None,
-    retriever: ask.Mode = "exact",
-    embedder: ask.Embedder = None,
-    top_k: ask.TopK = 5,
-    record: ask.Record = None,
-    ledger: ask.Ledger = None,
+    model: shared.Model = None,
+    adapter: shared.Adapter = "auto",
+    costs: shared.Costs = None,
+    prompts: shared.Prompts = None,
+    device: shared.Device = "auto",
+    dtype: shared.Dtype = "auto",
+    threads: shared.Threads = None,
+    index: shared.Index = None,
+    retriever: shared.Mode = "exact",
+    embedder: shared.Embedder = None,
+    top_k: shared.TopK = 5,
+    record: shared.Record = None,
+    ledger: shared.Ledger = None,
 ) -> None:
     """Answer questions over HTTP until a signal comes; then let what runs end."""
     from serving.config import ServeConfig, read_keys

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agents.errors import ConfigError, JadeError
-from cli.ask import Device, Dtype, Embedder, Json, Model, Prompts, Threads
+from cli.shared_options import MODEL, Device, Dtype, Embedder, Json, Model, Prompts, Threads
 from cli.terminal import note, show, show_json, warn
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graphs.trajectory import Trajectory
     from training.value_check import StateValue
 
-_TRIED, _GOLD, _MODEL = "What is tried", "Gold answers", "Model"
+_TRIED, _GOLD = "What is tried", "Gold answers"
 Run = Annotated[str | None, typer.Argument(help="Run id, or enough of its beginning; default: the latest.")]
 Ledger = Annotated[Path | None, typer.Option(help="Ledger folder or file; without RUN it is summed up by role.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Look at so many runs of the ledger at most.")]
@@ -41,11 +41,11 @@ Gold = Annotated[list[str] | None, typer.Option(help="A gold answer; may be give
 Answers = Annotated[
     str | None, typer.Option(help="File or set with gold answers; default: all bundled sets.", rich_help_panel=_GOLD)
 ]
-Graph = Annotated[str | None, typer.Option(help="Your graph, as package.module:name.", rich_help_panel=_MODEL)]
+Graph = Annotated[str | None, typer.Option(help="Your graph, as package.module:name.", rich_help_panel=MODEL)]
 Adapter = Annotated[
     str,
     typer.Option(help="Folder or run id; recorded = the run's own, auto = the shipped one, none.",
-                 rich_help_panel=_MODEL),
+                 rich_help_panel=MODEL),
 ]  # fmt: skip
 
 

@@ -7,63 +7,19 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.errors import ConfigError, RetrieverError
-from cli.main import run as jade
-from graphs.jade import build_jade
 from graphs.ledger import find_run, ledger_folder, read_ledger
 from graphs.trajectory import Trajectory
-from tests.scripted import PASSAGES, ListRetriever, record, says
+from tests import cli_toy
+from tests.cli_toy import SERIAL, SINGLE, Run
+from tests.scripted import PASSAGES, ListRetriever
 
-SINGLE = {"planner": "R,AG", "answer_generator": "Salzburg"}
-SERIAL = {
-    "planner": lambda user: "QDS" if "mayor" in user and "town" in user else "R,AG",
-    "serial_decomposer": "<q1>Where was Mozart born?</q1><q2>Who is the mayor of #1?</q2>",
-    "answer_generator": lambda user: "Bernhard Auinger" if "Who is the mayor" in user else "Salzburg",
-    "answer_summariser": "Bernhard Auinger",
-}
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = jade(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Let `load_graph` return the scripted graph; return the dict that keeps what it was called with."""
-
-    def install(script: dict[str, Any], **extra: Any) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
-
-        def load_graph(**arguments: Any) -> Any:
-            seen.update(arguments)
-            arguments["progress"]("loading the toy")
-            folder = arguments.get("ledger") or ledger_folder()
-            return record(build_jade, says(**script), folder, **extra).graph
-
-        monkeypatch.setattr("graphs.app.load_graph", load_graph)
-        return seen
-
-    return install
+home, command, play = cli_toy.home, cli_toy.command, cli_toy.play  # its fixtures
 
 
 def test_help_answers_in_under_a_second_and_loads_nothing_heavy() -> None:
@@ -171,7 +127,9 @@ def test_a_full_disk_still_answers_and_warns(command: Run, play: Any) -> None:
     code, out, err = command("ask", "Where?", "--ledger", "/proc/no-such-folder")
     assert code == 0
     assert out.splitlines()[0] == "Salzburg"
+    assert err.count("the run was not recorded") == 1
     assert "warning: the run was not recorded" in err
+    assert "jade show" not in out  # there is nothing to show
 
 
 def test_hostile_text_cannot_reach_the_terminal(command: Run, play: Any) -> None:
@@ -211,96 +169,6 @@ def test_the_prompt_asks_until_the_input_ends(command: Run, play: Any, monkeypat
     assert len(list(read_ledger(ledger_folder()))) == 2
 
 
-# --- what bad input gets -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (("ask", ""), ["question is blank", "in quotes"]),
-        (("ask", " \n\t"), ["question is blank"]),
-        (("ask", "x" * 100_000), ["100,000 characters", "4,000"]),
-        (("ask", "Q", "--workflow", "R"), ["'R' is no plan", "R,AG", "QDS"]),
-        (("ask", "Q", "--workflow", "DS,AG"), ["no plan"]),
-        (("ask", "Q", "--workflow", "QDS/QDS/QDS"), ["more than two"]),
-        (("ask", "Q", "--workflow", "QDS", "--max-depth", "0"), ["max_depth"]),
-        (("ask", "Q", "--workflow", "R,AG", "--max-retrievals", "0"), ["max_retrievals"]),
-        (("ask", "Q", "--max-turns", "0"), ["max_turns=0", "greater than or equal to 1"]),
-        (("ask", "Q", "--max-turns", "many"), ["--max-turns", "integer"]),
-        (("ask", "Q", "--record", "maybe"), ["record='maybe'", "'train'"]),
-        (("ask", "Q", "--record", "train", "--temperature", "0"), ["cannot be trained on"]),
-        (("ask", "Q", "--decoding", "beam"), ["decoding='beam'", "constrained"]),
-        (("ask", "Q", "--select", "none"), ["select='none'"]),
-        (("ask", "Q", "--bogus"), ["No such option", "jade ask --help"]),
-        (("ask", "Q", "and more"), ["and more"]),
-        (("bogus",), ["No such command 'bogus'", "jade --help"]),
-        (("index",), ["nothing to index", "--dataset"]),
-        (("index", "/nowhere"), ["/nowhere does not exist"]),
-        (("index", "--dataset", "bogus"), ["no bundled dataset", "hotpotqa"]),
-        (("index", "/tmp", "--dataset", "nq"), ["both a source"]),
-        (("index", "/tmp", "--collection", "a b"), ["cannot be the name of a collection"]),
-        (("runs", "--outcome", "fine"), ["--outcome fine", "crashed"]),
-        (("runs", "--workflow", "R"), ["--workflow R", "R,AG"]),
-        (("runs", "--since", "yesterday"), ["--since yesterday", "7d"]),
-        (("runs", "--limit", "0"), ["--limit"]),
-        (("runs", "--ledger", "/nowhere"), ["no ledger at /nowhere"]),
-        (("show", "abc"), ["no ledger at", "ask a question first"]),
-        (("feedback", "abc", "--score", "0.5"), ["no ledger at"]),
-        (("feedback", "abc", "--score", "7"), ["from 0 (wrong) to 1"]),
-        (("feedback", "abc", "--score", "nan"), ["from 0 (wrong) to 1"]),
-        (("feedback", "abc"), ["--score"]),
-    ],
-)
-def test_bad_input_gets_a_message_and_exit_code_two(
-    command: Run, play: Any, arguments: tuple[str, ...], words: list[str]
-) -> None:
-    play(SINGLE)
-    code, out, err = command(*arguments)
-    assert (code, out) == (2, "")
-    assert "Traceback" not in err
-    for word in words:
-        assert word in err
-    code, out, err = command(*arguments, *([] if "--bogus" in arguments else ["--json"]))
-    assert code == 2
-    assert "--bogus" in arguments or list(json.loads(out)) == ["error"]
-
-
-def test_options_are_refused_before_anything_loads(command: Run, play: Any) -> None:
-    seen = play(SINGLE)
-    for arguments in (("ask", " "), ("ask", "Q", "--workflow", "R"), ("ask", "Q", "--seed", "-1")):
-        assert command(*arguments)[0] == 2
-    assert seen == {}
-
-
-@pytest.mark.parametrize("error", [RetrieverError("there is no collection notes"), ConfigError("no adapter")])
-def test_a_refusal_while_loading_is_one_message(
-    command: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def refuse(**arguments: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("graphs.app.load_graph", refuse)
-    assert command("ask", "Q") == (2, "", f"jade: {error}\n")
-
-
-def test_an_interrupt_is_exit_code_130(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(**arguments: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("graphs.app.load_graph", interrupt)
-    code, _, err = command("ask", "Q")
-    assert code == 130
-    assert "Traceback" not in err
-
-
-def test_a_home_that_is_a_file_is_named(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("JADE_HOME", str(tmp_path / "file"))
-    code, _, err = command("runs")
-    assert code == 2
-    assert "JADE_HOME" in err
-
-
 # --- index -------------------------------------------------------------------------------------------------------
 
 
@@ -320,3 +188,25 @@ def test_index_builds_lists_and_updates(command: Run, tmp_path: Path, monkeypatc
     assert "2 passages (1 added, 1 kept)" in out
     assert json.loads(command("index", "--list", "--json")[1])[0]["name"] == "notes"
     assert "notes  2 passages" in command("index", "--list")[1]
+
+
+def test_index_tells_its_stages_and_what_an_interrupt_leaves(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agents.embedder import HashEmbedder, Matrix
+
+    class Interrupted(HashEmbedder):
+        def encode(self, texts: Sequence[str]) -> Matrix:
+            raise KeyboardInterrupt
+
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("# Mozart\nMozart was born in Salzburg.")
+    arguments = ("index", str(tmp_path / "notes"), "--collection", "notes")
+    monkeypatch.setattr("agents.index.open_embedder", lambda *_, **__: Interrupted())
+    code, out, err = command(*arguments)
+    assert (code, out) == (130, "")
+    assert err.splitlines()[:2] == ["reading", "embedding 0 of 1"]  # no bar where nobody watches
+    assert "run it again to go on" in err
+    assert "run it again without --rebuild to go on" in command(*arguments, "--rebuild")[2]
+    monkeypatch.setattr("agents.index.open_embedder", lambda *_, **__: HashEmbedder())
+    assert "1 passages (1 added)" in command(*arguments)[1]

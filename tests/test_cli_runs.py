@@ -16,11 +16,11 @@ from cli.runs import parse_since
 from cli.terminal import one_line
 from graphs.ledger import LedgerWriter, ledger_folder, read_ledger
 from graphs.trajectory import Trajectory
-from tests import test_cli
-from tests.test_cli import SERIAL, SINGLE, Run
+from tests import cli_toy
+from tests.cli_toy import SERIAL, SINGLE, Run
 from tests.test_ledger import CALL, RUN
 
-home, command, play = test_cli.home, test_cli.command, test_cli.play  # its fixtures
+home, command, play = cli_toy.home, cli_toy.command, cli_toy.play  # its fixtures
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from graphs.feedback import append_feedback
 from graphs.ledger import LedgerWriter, read_ledger
-from tests.test_cli import Run, command
+from tests.cli_toy import Run, command
 from tests.test_ppo_command import config_of, toy_folder
 from tests.test_recorded_credit import JOIN, RIGHT, RUN, SPLIT
 from training.ppo import train

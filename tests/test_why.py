@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from graphs.ledger import LedgerWriter, find_run, ledger_folder, read_ledger
-from tests import test_cli
+from tests import cli_toy
+from tests.cli_toy import Run
 from tests.replay_toy import read_mozart
-from tests.test_cli import Run
 from tests.test_ppo_command import config_of, toy_folder
 from training.ppo import train
 
 __all__ = ["toy_folder"]
-home, command, play = test_cli.home, test_cli.command, test_cli.play  # its fixtures
+home, command, play = cli_toy.home, cli_toy.command, cli_toy.play  # its fixtures
 SCRIPT = {"planner": "R,DS,AG", "document_selector": "Document2", "answer_generator": read_mozart}
 WHY = ("why", "--adapter", "none", "--resamples", "1")
 
