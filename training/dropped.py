@@ -1,9 +1,21 @@
-"""What a batch had to leave out: run ids by named reason, so that nothing disappears uncounted."""
+"""What a batch had to leave out: run ids by named reason, so that nothing disappears uncounted; and what to do then."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from graphs.trajectory import FAILED, Trajectory
+
+_FAILED = "`jade show RUN --ledger …` says why they failed; mend that and run the same command again"
+REMEDIES: Mapping[str, str] = {
+    **dict.fromkeys(FAILED, _FAILED),
+    "unmatched": "give the gold answers of these questions with --answers FILE",
+    "other-text": "they were recorded under another base, tokenizer, prompt set or JADE version: load that one, or "
+    "record them again under this one",
+    "other-roles": "prompt or grammar of a role of your own changed between them: replay each ledger by itself",
+}
+"""Main reason why nothing is left of a batch → what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,3 +46,27 @@ class Dropped:
     def __add__(self, other: Dropped) -> Dropped:
         sides = [*self.runs.items(), *other.runs.items()]
         return Dropped.of((reason, run) for reason, runs in sides for run in runs)
+
+
+def nothing_left(dropped: Dropped, size: int, ledger: str) -> str:
+    """Return what to say when none of `size` runs of a ledger can be trained on: why, by count, and what to do."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
+    main = max(dropped.counts, key=lambda reason: dropped.counts[reason], default="")
+    remedy = REMEDIES.get(main, "record with record='train' under the adapter that PPO starts from")
+    return f"none of {size} recorded runs can be trained on: {counts} (ledger {ledger}). Nothing was changed; {remedy}"
+
+
+def in_company(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], list[tuple[str, str]]]:
+    """Keep runs whose question has at least two usable runs, as a leave-one-out baseline needs.
+
+    Returns:
+        The runs kept, and (reason, run id) of the others.
+    """
+    groups: dict[str, int] = {}
+    for run in runs:
+        if run.trainable:
+            key = run.question_id or run.question
+            groups[key] = groups.get(key, 0) + 1
+    alone = [run for run in runs if run.trainable and groups[run.question_id or run.question] < 2]
+    names = {run.run for run in alone}
+    return [run for run in runs if run.run not in names], [("loo-alone", run.run) for run in alone]

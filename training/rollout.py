@@ -24,7 +24,7 @@ from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import RecordedGraph
 from graphs.trajectory import FAILED, Trajectory
 from training.buffer import RolloutBuffer
-from training.dropped import Dropped
+from training.dropped import Dropped, in_company, nothing_left
 from training.duals import Prices
 from training.gold import Gold
 from training.permuted import permuted
@@ -35,16 +35,6 @@ from training.reward import TrajectoryReward, rewards
 from training.scoring import Scored
 from training.screening import limits_of, screen
 from training.shares import collect_share, complete, drop_others, segment_file
-
-_FAILED = "`jade show RUN --ledger …` says why they failed; mend that and run the same command again"
-REMEDIES: Mapping[str, str] = {
-    **dict.fromkeys(FAILED, _FAILED),
-    "unmatched": "give the gold answers of these questions with --answers FILE",
-    "other-text": "they were recorded under another base, tokenizer, prompt set or JADE version: load that one, or "
-    "record them again under this one",
-    "other-roles": "prompt or grammar of a role of your own changed between them: replay each ledger by itself",
-}
-"""Main reason why nothing is left of a batch → what to do."""
 
 
 class Amount(Protocol):
@@ -269,7 +259,7 @@ def prepare(
     unmatched = [("unmatched", run) for run, score in scores.items() if score is None]
     known = [run for run in runs if scores.get(run.run, 0.0) is not None]
     if config.estimator == "loo":
-        known, alone = _in_company(known)
+        known, alone = in_company(known)
         unmatched += alone
     limits = limits_of(players, config.parity_mean, config.parity_total, config.max_versions, config.max_drift)
     found = screen(
@@ -284,7 +274,7 @@ def prepare(
     dropped = Dropped.of(unmatched) + found.dropped
     if not found.buffer.trajectories:
         where = config.ledger or segment_file(Path(config.output), 0).parent
-        raise ConfigError(_nothing_left(dropped, len(runs), str(where)))
+        raise ConfigError(nothing_left(dropped, len(runs), str(where)))
     alpha, beta = (config.alpha, config.beta) if prices is None else (prices.alpha, prices.beta)
     terms = {"alpha": alpha, "beta": beta, "penalty": config.format_penalty}
     paid = {run.run: rewards(run, score, **terms) for run in known if (score := scores.get(run.run)) is not None}
@@ -292,22 +282,3 @@ def prepare(
         paid = permuted(known, paid, config.seed + version)
     metrics = {**found.metrics, **{f"rollout/dropped/{name}": float(n) for name, n in dropped.counts.items()}}
     return Rollout(runs, paid, found.buffer, found.scored, dropped, metrics)
-
-
-def _nothing_left(dropped: Dropped, size: int, ledger: str) -> str:
-    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
-    main = max(dropped.counts, key=lambda reason: dropped.counts[reason], default="")
-    remedy = REMEDIES.get(main, "record with record='train' under the adapter that PPO starts from")
-    return f"none of {size} recorded runs can be trained on: {counts} (ledger {ledger}). Nothing was changed; {remedy}"
-
-
-def _in_company(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], list[tuple[str, str]]]:
-    """Keep runs whose question has at least two usable runs, for a leave-one-out baseline."""
-    groups: dict[str, int] = {}
-    for run in runs:
-        if run.trainable:
-            key = run.question_id or run.question
-            groups[key] = groups.get(key, 0) + 1
-    alone = [run for run in runs if run.trainable and groups[run.question_id or run.question] < 2]
-    names = {run.run for run in alone}
-    return [run for run in runs if run.run not in names], [("loo-alone", run.run) for run in alone]
