@@ -186,7 +186,7 @@ def _read_file(path: Path, name: str, chunk: int, overlap: int) -> list[Document
         content = _decode(_bytes(path), path)
         title, text = _html(content) if suffix in (".html", ".htm") else (_heading(content, suffix), content)
     if not text.strip():
-        why = "no text in it (a scan?); run it through OCR first" if suffix == ".pdf" else "empty"
+        why = "no text in it (a scan?); run it through OCR first" if suffix == ".pdf" else "empty; remove it or fill it"
         raise ConfigError(f"{path}: {why}")
     title = title.strip() or _clean(path.stem)
     return [Document(f"{name}#{number}", title, part, name) for number, part in enumerate(_split(text, chunk, overlap))]
@@ -277,6 +277,12 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if given:
             reader.fieldnames = columns
         for row in reader:
+            beyond = row.get(None)  # where DictReader puts what stands beyond the header
+            if beyond and any(cell.strip() for cell in beyond):
+                raise ConfigError(
+                    f"{path}, line {reader.line_num}: {len(columns) + len(beyond)} cells, but the header names "
+                    f'{len(columns)}; put a text that holds commas into double quotes ("…")'
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise ConfigError(f"{path}, line {reader.reader.line_num}: not CSV ({error})") from error

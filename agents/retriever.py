@@ -306,7 +306,7 @@ def open_retriever(
         raise ConfigError(f"k is {k}; wanted at least 1 passage a query")
     if embedder is None or isinstance(embedder, str):
         embedder = open_embedder(embedder, progress and (lambda line: progress(line, 0, 0)))
-    name = collection or STARTER
+    name = STARTER if collection is None else collection
     place = index_place(folder)
     if user_name(name) == STARTER and not starter_is_current(place):
         build_index(embedder=embedder, folder=place, progress=progress)

@@ -19,6 +19,7 @@ from agents.index import build_index
 from agents.model import SharedModel
 from agents.model_load import load_backbone
 from agents.model_prompt import PromptEncoder
+from agents.model_text import TextSide
 from agents.role import Prompts, quote
 from agents.roster import ROLES
 from agents.view import TITLE_WORDS, document_lines
@@ -44,7 +45,7 @@ def folder_of(place: Path, files: dict[str, str | bytes]) -> Path:
     [
         ("a.csv", 'id,text\n1,"' + "word " * 40_000 + '"\n', None),  # Python's csv stops at 131,072 characters
         ("a.csv", "ID, Text ,Title\n1,hello,T\n", ["hello"]),
-        ("a.csv", "id,text\n1,a,b,c\n", ["a"]),
+        ("a.csv", "id,text\n1,a,, \n", ["a"]),  # spreadsheets write empty cells to the right
         ("a.txt", "x" * 300_000, None),  # one line, no space
         ("a.html", "<div>" * 5_000 + "deep" + "</div>" * 5_000, ["deep"]),
     ],
@@ -61,6 +62,7 @@ def test_odd_files_are_read(name: str, content: str, texts: list[str] | None, tm
         ({"a.csv": "text,text\na,b\n"}, r"columns text, text; wanted a header with one \"text\""),
         ({"a.csv": "\nid,text\n1,a\n"}, "wanted a header"),
         ({"a.csv": "id;text\n1;a\n"}, r"columns id;text; wanted.*separated by commas"),
+        ({"a.csv": "id,text\n1,a,b,c\n"}, "line 2: 4 cells, but the header names 2; put a text that holds commas into"),
         (
             {"a.jsonl": json.dumps({"id": "a", "text": "word " * 500}) + '\n{"id": "a#1", "text": "b"}'},
             '"a#1" comes twice',
@@ -156,6 +158,17 @@ def test_a_model_that_is_not_whole_is_refused(
     spoil(tmp_path / "model" / name)
     with pytest.raises(ConfigError, match=says):
         load_backbone(tmp_path / "model", "fp32", "cpu", print)
+
+
+def test_a_model_without_a_chat_template_is_refused_before_anything_is_asked(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
+    folder = shutil.copytree(toy / "model", tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    for load in (lambda: load_backbone(folder, "fp32", "cpu", print), lambda: TextSide.load(folder)):
+        with pytest.raises(ConfigError, match=r"model .*/model has no chat template.*choose an instruction-tuned"):
+            load()
 
 
 def test_a_model_with_tied_embeddings_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

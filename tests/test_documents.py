@@ -106,6 +106,7 @@ def test_long_documents_are_split_and_long_rows_too(tmp_path: Path) -> None:
         ("a.csv", b"id,body\n1,x\n", "a.csv, line 1: columns id, body; wanted a header with"),
         ("a.csv", b"id,text\n1,x\n2\n", 'a.csv, line 3: field "text" is missing'),
         ("a.csv", b'id,text\n1,"open\n', "a.csv, line 2: not CSV"),
+        ("a.csv", b"id,text\n1,a\n2,Paris, the capital\n", "a.csv, line 3: 3 cells, but the header names 2; put"),
         ("a.csv", b"id,text\n", "a.csv: empty"),
         ("a.txt", b"one\ntwo\n\xff", "a.txt, line 3: byte 0xff is not UTF-8"),
         ("a.txt", b" \n", "a.txt: empty"),

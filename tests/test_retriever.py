@@ -180,6 +180,8 @@ def test_bad_queries_and_arguments(store: Path) -> None:
         opened(store, k=0)
     with pytest.raises(ConfigError, match='no retrieval mode "dense"; there are exact, hnsw, bm25, hybrid'):
         opened(store, "dense")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match='"" cannot be the name of a collection'):
+        open_retriever("", embedder=TOY, folder=store)  # not the starter corpus by silence
     assert opened(store).search([]) == []
 
 
