@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from threading import RLock
@@ -38,6 +38,7 @@ from agents.chroma import (
     read_rows,
     user_name,
 )
+from agents.chroma_patience import Patience
 from agents.chroma_place import Server, index_place
 from agents.documents import content_digest, embedded_text, text_digest
 from agents.embedder import Embedder, open_embedder
@@ -78,7 +79,10 @@ class ChromaRetriever(BaseRetriever):
     """Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home."""
     cache_size: int = Field(default=4096, ge=0)
     """Queries whose results are kept."""
+    patience_seconds: float = Field(default=20.0, ge=0, exclude=True)
+    """How long an HNSW search waits for a Chroma server that is away."""
 
+    _patience: Patience = PrivateAttr(default_factory=Patience)
     _lock: Any = PrivateAttr(default_factory=RLock)
     _cache: OrderedDict[tuple[str, int], list[Passage]] = PrivateAttr(default_factory=OrderedDict)
 
@@ -192,10 +196,10 @@ class ChromaRetriever(BaseRetriever):
 
     def _approximate(self, queries: list[str], k: int) -> list[Ranking]:
         """Ask Chroma's HNSW index; scores are cosines of the vectors it names."""
-        vectors = self._vectors(queries)
-        with chroma_errors(f'searching collection "{self.collection}"'):
-            got = self._collection.query(query_embeddings=vectors, n_results=min(k, len(self._rows.ids)), include=[])
-        rankings = []
+        vectors, most = self._vectors(queries), min(k, len(self._rows.ids))
+        ask = chroma_errors(f'searching collection "{self.collection}"')(self._collection.query)
+        asked = partial(ask, query_embeddings=vectors, n_results=most, include=[])
+        got, rankings = self._patience.search(asked, self.patience_seconds), []
         for vector, ids in zip(vectors, got["ids"], strict=True):
             rows = np.array(sorted(self._places[key] for key in ids if key in self._places), dtype=np.intp)
             (ranking,) = exact(self._rows.vectors[rows], vector[None], k)

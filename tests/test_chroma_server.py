@@ -21,7 +21,7 @@ from agents.embedder import HashEmbedder
 from agents.errors import ConfigError, RetrieverError
 from agents.holdings import holdings
 from agents.index import build_index
-from agents.retriever import MODES, open_retriever
+from agents.retriever import MODES, ChromaRetriever, open_retriever
 from tests.ports import free_port
 
 TOY = HashEmbedder(64)
@@ -84,16 +84,26 @@ def test_a_server_answers_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
             assert there.identity == here.identity, "a folder's ledger replays over the server"
         assert holdings("notes").passages(["p0003"])["p0003"]["title"] == "planet 3"
         _many_readers_while_one_builds(tmp_path, server)
-        reading, asking = (open_retriever("notes", mode=mode, embedder=TOY) for mode in ("exact", "hnsw"))
+        reading = open_retriever("notes", embedder=TOY)
+        asking = ChromaRetriever(collection="notes", mode="hnsw", embedder=TOY, patience_seconds=0.3)
+        waiting = ChromaRetriever(collection="notes", mode="hnsw", embedder=TOY, patience_seconds=SECONDS)
+        assert waiting.search(["violin 41"], 3)
         found = reading.search(["violin 41"], 3)
         assert asking.search(["violin 41"], 3)
     assert reading.search(["violin 42"], 3) and reading.search(["violin 41"], 3) == found, "vectors are in memory"
     with pytest.raises(RetrieverError, match=r"Chroma server did not answer .* see that it runs"):
         asking.search(["violin 43"], 3)
+    with pytest.raises(RetrieverError, match="did not answer"):
+        before = time.monotonic()
+        asking.search(["violin 44"], 3)
+    assert time.monotonic() - before < 0.3, "one patience an outage, not one a search"
     with pytest.raises(RetrieverError, match=rf"no Chroma server can be used at http://127.0.0.1:{port} .*chroma run"):
         open_retriever("notes", embedder=TOY)
-    with chroma(tmp_path / "served", port):
-        assert asking.search(["violin 43"], 3), "the same retriever answers again once the server is back"
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(waiting.search, ["violin 43"], 3)
+        with chroma(tmp_path / "served", port):
+            assert asking.search(["violin 43"], 3), "the same retriever answers again once the server is back"
+            assert late.result(SECONDS), "who is patient waits for the server"
 
 
 def _many_readers_while_one_builds(folder: Path, server: Server) -> None:

@@ -1,0 +1,63 @@
+"""The network on loopback: refused, slow, or cut in mid-body, between JADE and a model server, and a Chroma server."""
+
+from __future__ import annotations
+
+import random
+from multiprocessing.context import ForkServerProcess
+from typing import Any
+
+from faults import chroma, model
+from faults.collected import Scene, now_and_then, through
+from faults.model_server import ModelServer
+from faults.proxy import Fault, Proxy
+from faults.rows import Plan, Row
+
+KINDS: tuple[tuple[Fault, str], ...] = (
+    ("refused", "connections refused for 0.1 to 0.6 s, open ones cut"),
+    ("slow", "answers in pieces of 256 bytes, up to 20 ms late each"),
+    ("cut", "each connection cut after 0 to 4000 bytes of answers"),
+)
+
+
+def run(plan: Plan) -> list[Row]:
+    """Put a proxy before each server and let it misbehave in each way."""
+    rows = []
+    server = ModelServer(plan.start)
+    try:
+        proxy = Proxy(server.port, plan.seed)
+        patient = (f"http://127.0.0.1:{proxy.port}", plan.start, 60.0)
+        rows += _each(plan, "the network to the model server", proxy, model.remote, patient)
+    finally:
+        server.kill()
+    store = chroma.ChromaServer(plan.folder / "chroma-behind-proxy")
+    try:
+        proxy = Proxy(store.port, plan.seed)
+        waiting = (f"http://127.0.0.1:{proxy.port}", plan.start, "hnsw", 20.0)
+        rows += _each(plan, "the network to Chroma", proxy, chroma.searching, waiting)
+    finally:
+        store.kill()
+    return rows
+
+
+def _each(plan: Plan, part: str, proxy: Proxy, make: Any, arguments: tuple[Any, ...]) -> list[Row]:
+    rows = []
+    for fault, done in KINDS:
+
+        def disturb(process: ForkServerProcess, fault: Fault = fault) -> int:
+            return _misbehave(proxy, fault, process, plan)
+
+        name = f"{part.rpartition(' ')[2]}-{fault}"
+        rows.append(through(plan, f"network-{name.lower()}", Scene(part, done, make, arguments, disturb)))
+    proxy.close()
+    return rows
+
+
+def _misbehave(proxy: Proxy, fault: Fault, process: ForkServerProcess, plan: Plan) -> int:
+    """Misbehave until the process has ended; return how many connections met it."""
+    draw, before = random.Random(plan.seed), proxy.times
+    proxy.fault = fault
+    if fault == "refused":
+        now_and_then(process, plan, lambda: proxy.refuse(draw.uniform(0.1, 0.6)))
+    process.join()
+    proxy.fault = "none"
+    return proxy.times - before

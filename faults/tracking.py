@@ -1,0 +1,175 @@
+"""The MLflow tracking server: killed, stalled or away while a job is tracked; what waited is delivered later."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from faults.books import books, same_weights
+from faults.lives import PATIENCE, die_often, lived, start, waited, whole
+from faults.ports import answers, free_port
+from faults.rows import Plan, Row
+from faults.toy import EXPERIMENT, Job, examples_of, home_of, own, train
+from training.history import read_metrics
+
+DEATHS = 4
+"""How often the job itself is killed while the server is away."""
+
+
+class MlflowServer:
+    """A real tracking server over a SQLite store."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self.port = folder, free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again) and wait until it is healthy."""
+        command = [
+            str(Path(sys.executable).with_name("mlflow")), "server", "--backend-store-uri",
+            f"sqlite:///{self._folder}/tracking.db", "--artifacts-destination", str(self._folder / "artifacts"),
+            "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+        ]  # fmt: skip
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        answers(f"{self.address}/health")
+
+    def kill(self) -> None:
+        """Do kill -9 to it and its workers."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stall(self, seconds: float) -> None:
+        """Stop it and its workers for a while."""
+        self._signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        os.killpg(self._process.pid, number)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What the server holds of a job in the end."""
+
+    waited: int
+    """Operations that waited on disk when the job had ended."""
+    still: int
+    """Operations that wait after the delivery."""
+    numbers: int
+    """(metric, step) pairs that the job measured."""
+    missing: int
+    """Of them, those that the server does not have, or with another value."""
+
+
+def deliver_to(job: Job, report: str) -> None:
+    """Be the next tracked process: deliver what waits, and compare what the server has with what was measured."""
+    own(job)
+    from agents.adapters import tracking_client
+    from evaluation.tracking import deliver
+
+    assert job.store is not None
+    spools = home_of(job) / "tracking"
+    before = _waiting(spools)
+    deliver(job.store, spools)
+    client = tracking_client(job.store)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{job.folder.name}'")
+    measured = {(name, step): value for step, row in read_metrics(job.folder) for name, value in row.items()}
+    held: dict[tuple[str, int], set[float]] = {}
+    for run in runs:
+        for name in run.data.metrics:
+            for point in client.get_metric_history(run.info.run_id, name):
+                held.setdefault((name, point.step), set()).add(point.value)
+    missing = [key for key, value in measured.items() if value not in held.get(key, ())]
+    found = Delivered(before, _waiting(spools), len(measured), len(missing))
+    Path(report).write_text(json.dumps(found.__dict__), encoding="utf-8")
+
+
+def _waiting(spools: Path) -> int:
+    return len(list(spools.glob("*/[0-9]*.json")))
+
+
+def run(plan: Plan) -> list[Row]:
+    """Let the server fail in three ways, each during a tracked job of its own."""
+    calm = Job(str(plan.folder / "untracked"), plan.start, plan.questions, plan.batch)
+    longest, draw = whole(calm).seconds / 4, random.Random(plan.seed)
+    server = MlflowServer(plan.folder / "mlflow")
+
+    def killed(job: Job) -> int:
+        process = start(train, job)
+        _reaches(job, process, job.iterations // 3)
+        server.kill()
+        _ends(process, job)
+        server.start()
+        return 1
+
+    def stalled(job: Job) -> int:
+        process = start(train, job)
+        _reaches(job, process, job.iterations // 3)
+        server.stall(draw.uniform(2.0, 4.0))
+        _ends(process, job)
+        return 1
+
+    def away(job: Job) -> int:
+        server.kill()
+        times = die_often(job, DEATHS, longest, plan.seed)
+        server.start()
+        return 1 + times
+
+    scenes: dict[str, tuple[str, Callable[[Job], int]]] = {
+        "tracked-killed": ("kill -9 after a third of the job, up again after it", killed),
+        "tracked-stalled": ("stopped for 2 to 4 s after a third of the job", stalled),
+        "tracked-away": (f"away during the whole job, which is killed {DEATHS} times as well; up again after it", away),
+    }
+    try:
+        return [_row(plan, calm, replace(calm, output=str(plan.folder / name), store=server.address), *scene)
+                for name, scene in scenes.items()]  # fmt: skip
+    finally:
+        server.kill()
+
+
+def _row(plan: Plan, calm: Job, job: Job, done: str, fault: Callable[[Job], int]) -> Row:
+    began = time.monotonic()
+    times = fault(job)
+    report = Path(f"{job.output}.delivered.json")
+    if lived(deliver_to, job, str(report)).status != 0:
+        raise RuntimeError(f"what waited could not be delivered; see {job.output}.log")
+    sent = Delivered(**json.loads(report.read_text(encoding="utf-8")))
+    seconds = time.monotonic() - began
+    found = books(job.folder / "ledger", examples_of(plan.questions))
+    told = (
+        f"{sent.waited} operations waited on disk, {sent.still} wait after delivery; {sent.numbers - sent.missing} of "
+        f"{sent.numbers} numbers are on the server"
+    )
+    same = same_weights(calm.folder, job.folder)
+    return Row("the MLflow server", done, times, found, same, seconds, lost=sent.still + sent.missing, note=told)
+
+
+def _reaches(job: Job, process: ForkServerProcess, iteration: int) -> None:
+    """Wait until a job has finished an iteration."""
+    until = time.monotonic() + PATIENCE
+    while process.exitcode is None and time.monotonic() < until:
+        if len(read_metrics(job.folder)) >= iteration:
+            return
+        time.sleep(0.05)
+
+
+def _ends(process: ForkServerProcess, job: Job) -> None:
+    status = waited(process)
+    if status != 0:
+        raise RuntimeError(f"the job ended with {status}; see {job.output}.log")
