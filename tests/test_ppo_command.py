@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agents.errors import ConfigError
+from agents.errors import ConfigError, LedgerError
 from graphs.ledger import read_ledger
 from tests.toy_model import toy_module, toy_tokenizer
 from training.ppo import train
 from training.ppo_config import PPOConfig
+from training.sole_writer import sole_writer
 
 
 @pytest.fixture
@@ -60,6 +61,33 @@ def test_a_dry_run_says_what_to_expect_and_leaves_nothing(toy_folder: Path, capl
         assert train(config_of(toy_folder), dry_run=True) == 0
     assert "2 iterations: about" in caplog.text and "tokens" in caplog.text and "GiB" in caplog.text
     assert not (toy_folder / "run").exists()
+
+
+def test_a_dry_run_of_a_replay_reads_the_ledger_and_asks_nothing(
+    toy_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(config_of(toy_folder, iterations=1, traces=0)) == 0
+    changes = {"output": str(toy_folder / "other"), "ledger": str(toy_folder / "run" / "ledger"), "data": None}
+    changes |= {"answers": str(toy_folder / "my.jsonl")}
+    before = sorted(path.read_bytes() for path in (toy_folder / "run" / "ledger").iterdir())
+    with caplog.at_level(logging.INFO, logger="jade.ppo"):
+        assert train(config_of(toy_folder, **changes), dry_run=True) == 0
+    assert "reading " in caplog.text and "collecting" not in caplog.text
+    assert "to train on" not in caplog.text and "2 iterations: about" in caplog.text
+    assert sorted(path.read_bytes() for path in (toy_folder / "run" / "ledger").iterdir()) == before
+    assert not (toy_folder / "other").exists()
+    (toy_folder / "empty.jsonl").write_text("")
+    with pytest.raises(LedgerError, match="holds no run"):
+        train(config_of(toy_folder, **{**changes, "ledger": str(toy_folder / "empty.jsonl")}), dry_run=True)
+
+
+def test_two_commands_do_not_write_into_one_folder(toy_folder: Path) -> None:
+    config = config_of(toy_folder)
+    with sole_writer(config.output):
+        with pytest.raises(ConfigError, match=r"another training command writes into .*run; wait .* another output"):
+            train(config)
+        assert train(config, dry_run=True) == 0
+    assert train(config) == 0
 
 
 def test_mistakes_are_named_before_training(toy_folder: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,7 @@ from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_met
 from training.schedule import rate
 from training.session import Session, begin
 from training.shares import segments
+from training.sole_writer import sole_writer
 from training.update import Outcome, fill, start_critic
 
 _log = logging.getLogger("jade.ppo")
@@ -266,6 +268,11 @@ def train(config: PPOConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
     Raises:
         JadeError: As named in its message, before any training where that can be known.
     """
+    with nullcontext() if dry_run else sole_writer(config.output, ranks):
+        return _train(config, dry_run, ranks)
+
+
+def _train(config: PPOConfig, dry_run: bool, ranks: Ranks) -> int:
     prompts, asks = prompts_of(config), config.ledger is None or bool(config.eval_every)
     questions = read_questions(config) if asks else []
     shared = load_model(config, prompts)
@@ -273,7 +280,7 @@ def train(config: PPOConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
     gold = make_gold(config, worlds)
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            trial = begin(replace(config, output=scratch, ledger=None), shared, worlds, gold, prompts.style)
+            trial = begin(replace(config, output=scratch), shared, worlds, gold, prompts.style)
             _log.info("%s", estimate(trial))
         return 0
     session = begin(config, shared, worlds, gold, prompts.style, ranks)

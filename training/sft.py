@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -36,6 +37,7 @@ from training.probe import probe
 from training.rejection import Rule, best_runs, ledger_gold, supervised
 from training.rows import Row
 from training.sft_config import SFTConfig
+from training.sole_writer import sole_writer
 from training.supervised import PROMPTS, Warmup, supervised_buffer, supervised_calls
 from training.warmstart import WarmStart, bundled_sets, dev_questions, summary, warmstart_rows
 
@@ -165,6 +167,11 @@ def train(config: SFTConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
     Raises:
         ConfigError, LedgerError, RetrieverError, SetupError: As named in their messages, before any training.
     """
+    with nullcontext() if dry_run else sole_writer(config.output, ranks):
+        return _train(config, dry_run, ranks)
+
+
+def _train(config: SFTConfig, dry_run: bool, ranks: Ranks) -> Path | None:
     shared = SharedModel.load(
         config.model,
         dtype=config.dtype,
