@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -79,16 +80,14 @@ def conduct(given: argparse.Namespace, folder: Path) -> int:
         plan = Plan(folder / name, str(model / "model"), given.questions, given.batch, given.kills, given.seed)
         plan.folder.mkdir(parents=True)
         try:
-            found = import_module(f"faults.{name}").run(plan)
+            for row in import_module(f"faults.{name}").run(plan):
+                _log.info("%s", " | ".join(row.cells()))
+                rows.append(row)
+                if given.output is not None:
+                    given.output.write_text(f"{table(rows)}\n\n{machine()}\n", encoding="utf-8")
         except Exception:  # the other faults are counted all the same
             _log.exception("the fault %s could not be done", name)
             broken.append(name)
-            continue
-        rows += found
-        for row in found:
-            _log.info("%s", " | ".join(row.cells()))
-        if given.output is not None:
-            given.output.write_text(f"{table(rows)}\n\n{machine()}\n", encoding="utf-8")
     sys.stdout.write(f"{table(rows)}\n\n{machine()}\n")
     return 0 if not broken and all(row.held for row in rows) else 1
 
@@ -102,6 +101,9 @@ def machine() -> str:
 def main() -> int:
     """Run from the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request to Chroma
+
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that servers are ended too
 
     def work() -> int:
         given = read_arguments(sys.argv[1:])

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def searching(address: str, model: str, mode: Any, patience: float) -> tuple[Any
     return load(model), retriever
 
 
-def run(plan: Plan) -> list[Row]:
+def run(plan: Plan) -> Iterator[Row]:
     """Kill the server while all questions are answered over it."""
     draw = random.Random(plan.seed)
     server = ChromaServer(plan.folder / "chroma")
@@ -83,7 +84,6 @@ def run(plan: Plan) -> list[Row]:
         return now_and_then(process, plan, restart)
 
     def away(process: ForkServerProcess) -> int:
-        process.join(draw.uniform(0.2, 0.8))
         server.kill()
         process.join()
         server.start()
@@ -94,9 +94,10 @@ def run(plan: Plan) -> list[Row]:
         "chroma-hnsw": Scene("Chroma (hnsw)", again, searching, (address, plan.start, "hnsw", 20.0), killed),
         "chroma-exact": Scene("Chroma (exact)", again, searching, (address, plan.start, "exact", 20.0), killed),
         "chroma-away": Scene("Chroma (hnsw)", f"kill -9 in the middle, away for good; {SHORT} s of patience",
-                             searching, (address, plan.start, "hnsw", SHORT), away),
+                             searching, (address, plan.start, "hnsw", SHORT), away, after=0.25),
     }  # fmt: skip
     try:
-        return [through(plan, name, scene) for name, scene in scenes.items()]
+        for name, scene in scenes.items():
+            yield through(plan, name, scene)
     finally:
         server.kill()

@@ -31,6 +31,8 @@ class Scene:
     arguments: tuple[Any, ...]
     disturb: Callable[[ForkServerProcess], int]
     """Does the fault until the process has ended, and returns how often."""
+    after: float = 0.0
+    """Share of the questions that end before the first fault: what is left must be enough to train on."""
 
 
 def through(plan: Plan, name: str, scene: Scene) -> Row:
@@ -42,7 +44,7 @@ def through(plan: Plan, name: str, scene: Scene) -> Row:
     job = Job(str(plan.folder / name), plan.start, plan.questions, plan.batch)
     began = time.monotonic()
     process = start(collect, job, scene.make, scene.arguments, min(MOST, max(1, plan.questions // 8)))
-    begins(process, job)
+    begins(process, job, scene.after)
     times = scene.disturb(process)
     status = waited(process)
     if status != 0:
@@ -53,10 +55,15 @@ def through(plan: Plan, name: str, scene: Scene) -> Row:
     return Row(scene.part, scene.done, times, found, same, seconds + more)
 
 
-def begins(process: ForkServerProcess, job: Job) -> None:
-    """Wait until the first run is recorded: a fault before it only refuses the command."""
-    end = time.monotonic() + PATIENCE
-    while not ledger_of(job).is_file() and process.exitcode is None and time.monotonic() < end:
+def begins(process: ForkServerProcess, job: Job, share: float) -> None:
+    """Wait until a share of the questions has ended, at least until the first run is recorded.
+
+    A fault before that only refuses the command.
+    """
+    file, end = ledger_of(job), time.monotonic() + PATIENCE
+    while process.exitcode is None and time.monotonic() < end:
+        if file.is_file() and file.read_bytes().count(b'{"event":"close"') >= share * job.questions:
+            return
         process.join(0.01)
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ FAULTS = {
 }  # fmt: skip
 
 
-def run(plan: Plan) -> list[Row]:
+def run(plan: Plan) -> Iterator[Row]:
     """Do both faults in a process that has its own mounts.
 
     Raises:
@@ -109,8 +109,9 @@ def run(plan: Plan) -> list[Row]:
     done = subprocess.run([*command, json.dumps(plain)], check=False, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"the disk's faults could not be done: {done.stderr.strip()[-2000:]}")
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    return [Row(**{**row, "found": Books(**row["found"])}) for row in rows]
+    for line in done.stdout.splitlines():
+        row = json.loads(line)
+        yield Row(**{**row, "found": Books(**row["found"])})
 
 
 def _rows(plan: Plan) -> list[Row]:

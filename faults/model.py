@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -30,7 +31,7 @@ def remote(address: str, model: str, patience: float) -> tuple[Any, Retriever]:
     return policy, TinyRetriever(tiny_world())
 
 
-def run(plan: Plan) -> list[Row]:
+def run(plan: Plan) -> Iterator[Row]:
     """Kill, stall and remove the server while all questions are asked through it."""
     draw = random.Random(plan.seed)
     server = ModelServer(plan.start, PACE)
@@ -54,9 +55,10 @@ def run(plan: Plan) -> list[Row]:
         "model-killed": Scene("the model server", "kill -9, started again within 0.5 s", remote, patient, killed),
         "model-stalled": Scene("the model server", "stopped for 0.1 to 1.5 s", remote, patient, stalled),
         "model-away": Scene("the model server", f"away 3 to 4 times as long as the client waits ({SHORT} s)", remote,
-                            hasty, away),
+                            hasty, away, after=0.25),
     }  # fmt: skip
     try:
-        return [through(plan, name, scene) for name, scene in scenes.items()]
+        for name, scene in scenes.items():
+            yield through(plan, name, scene)
     finally:
         server.kill()

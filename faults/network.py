@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -19,43 +20,40 @@ KINDS: tuple[tuple[Fault, str], ...] = (
 )
 
 
-def run(plan: Plan) -> list[Row]:
+def run(plan: Plan) -> Iterator[Row]:
     """Put a proxy before each server and let it misbehave in each way."""
-    rows = []
     server = ModelServer(plan.start)
     try:
         proxy = Proxy(server.port, plan.seed)
         patient = (f"http://127.0.0.1:{proxy.port}", plan.start, 60.0)
-        rows += _each(plan, "the network to the model server", proxy, model.remote, patient)
+        yield from _each(plan, "the network to the model server", proxy, model.remote, patient)
     finally:
         server.kill()
     store = chroma.ChromaServer(plan.folder / "chroma-behind-proxy")
     try:
         proxy = Proxy(store.port, plan.seed)
         waiting = (f"http://127.0.0.1:{proxy.port}", plan.start, "hnsw", 20.0)
-        rows += _each(plan, "the network to Chroma", proxy, chroma.searching, waiting)
+        yield from _each(plan, "the network to Chroma", proxy, chroma.searching, waiting)
     finally:
         store.kill()
-    return rows
 
 
-def _each(plan: Plan, part: str, proxy: Proxy, make: Any, arguments: tuple[Any, ...]) -> list[Row]:
-    rows = []
+def _each(plan: Plan, part: str, proxy: Proxy, make: Any, arguments: tuple[Any, ...]) -> Iterator[Row]:
     for fault, done in KINDS:
 
         def disturb(process: ForkServerProcess, fault: Fault = fault) -> int:
             return _misbehave(proxy, fault, process, plan)
 
         name = f"{part.rpartition(' ')[2]}-{fault}"
-        rows.append(through(plan, f"network-{name.lower()}", Scene(part, done, make, arguments, disturb)))
+        yield through(plan, f"network-{name.lower()}", Scene(part, done, make, arguments, disturb))
     proxy.close()
-    return rows
 
 
 def _misbehave(proxy: Proxy, fault: Fault, process: ForkServerProcess, plan: Plan) -> int:
     """Misbehave until the process has ended; return how many connections met it."""
     draw, before = random.Random(plan.seed), proxy.times
     proxy.fault = fault
+    proxy.hang_up()
     if fault == "refused":
         now_and_then(process, plan, lambda: proxy.refuse(draw.uniform(0.1, 0.6)))
     process.join()

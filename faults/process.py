@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from faults.books import books, same_lines, same_weights, torn_checkpoint, torn_lines
@@ -15,7 +16,7 @@ from training.checkpoint import FRESH, LATEST, PREVIOUS, find_checkpoint, read_s
 from training.shares import segment_file
 
 
-def run(plan: Plan) -> list[Row]:
+def run(plan: Plan) -> Iterator[Row]:
     """Kill one job again and again, and compare it with one that was never killed."""
     calm = Job(str(plan.folder / "whole"), plan.start, plan.questions, plan.batch)
     job = Job(str(plan.folder / "killed"), plan.start, plan.questions, plan.batch)

@@ -89,4 +89,8 @@ class Proxy:
         with suppress(OSError):
             self._door.shutdown(socket.SHUT_RDWR)
         self._door.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cut every connection: those that follow meet the fault that is switched on now."""
         self._cut(*self._open.copy())

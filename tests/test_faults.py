@@ -121,7 +121,7 @@ def test_what_cannot_be_meant_is_refused(arguments: list[str], message: str) -> 
 
 def test_every_fault_is_a_module_that_runs() -> None:
     folder = Path(__file__).resolve().parent.parent / "faults"
-    assert all("\ndef run(plan: Plan) -> list[Row]:" in (folder / f"{name}.py").read_text() for name in FAULTS)
+    assert all("\ndef run(plan: Plan) -> Iterator[Row]:" in (folder / f"{name}.py").read_text() for name in FAULTS)
 
 
 # ---- the network
