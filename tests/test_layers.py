@@ -15,11 +15,11 @@ import pytest
 from tests import tree
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("agents", "graphs", "evaluation", "training", "serving", "cli", "experiments")
+PACKAGES = ("agents", "graphs", "evaluation", "training", "serving", "cli", "experiments", "faults")
 LONGEST = 320
 MODELS = ("agents/model*.py", "agents/embedded.py", "agents/embedder.py", "training/*.py")
 DOORS = {
-    "torch": (*MODELS, "agents/sampling.py", "experiments/*.py"),
+    "torch": (*MODELS, "agents/sampling.py", "experiments/*.py", "faults/*.py"),
     "transformers": MODELS,
     "peft": ("agents/model*.py", "training/*.py"),
     "sentence_transformers": ("agents/embedder.py",),

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("agents", "graphs", "evaluation", "training", "serving", "experiments", "cli", "examples", "benchmarks")
+FOLDERS = (
+    "agents", "graphs", "evaluation", "training", "serving", "experiments", "faults", "cli", "examples", "benchmarks",
+)  # fmt: skip
 OTHERS = {
     "configs/": "configurations of training and experiments",
     "data/": "the benchmarks with sources and licences, and the starter corpus with its vectors",
