@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -169,9 +170,10 @@ def _remembered() -> dict[str, str]:
 
 
 def _remember(known: dict[str, str]) -> None:
-    """Write the memo by rename; a lost race costs one more reading of the weights."""
+    """Write the memo by rename; a lost race, or a full disk, costs one more reading of the weights."""
     path = _memo()
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".hashes.{os.getpid()}.json")
-    temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        os.replace(temporary, path)

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from agents.chroma_patience import Patience
-from agents.errors import ConfigError, RetrieverError
+from agents.errors import ConfigError, LedgerError, RetrieverError
+from agents.model_load import weights_hash
 from evaluation.dataset import Example
 from faults.__main__ import FAULTS, conduct, read_arguments
 from faults.books import Books, books, same_lines, same_weights, torn_checkpoint, torn_lines
@@ -26,6 +28,7 @@ from faults.rows import HEADINGS, Row, table
 from faults.toy import Job
 from graphs.ledger import LedgerWriter
 from tests.test_ledger import RUN
+from training.rollout import record
 
 ASKED = [Example(id=f"q{number}", question=f"Number {number}?", answers=("yes",)) for number in range(4)]
 WHOLE = Books(2, {"ok": 2}, {}, 0, 0, 0)
@@ -212,6 +215,22 @@ def test_a_refusal_is_not_waited_out() -> None:
     with pytest.raises(RetrieverError, match="no such collection"):
         Patience().search(refuse, 60.0)
     assert time.monotonic() - began < 1.0
+
+
+# ---- disks that cannot be written
+
+
+def test_a_segment_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    nobody: Any = None
+    with pytest.raises(LedgerError, match=r"cannot be replaced .* make its disk writable"):
+        record(nobody, nobody, ASKED, tmp_path, nobody)  # a folder stands in the segment's place
+
+
+def test_a_home_that_cannot_be_written_costs_its_memo_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    known = weights_hash(tmp_path)
+    monkeypatch.setenv("JADE_HOME", "/proc/no-such-home")
+    assert weights_hash(tmp_path) == known
 
 
 # ---- the harness

@@ -162,7 +162,12 @@ def record(
         ConfigError: An impossible option or question; nothing has run then.
         LedgerError: The file cannot be written or sealed, or every run failed.
     """
-    file.unlink(missing_ok=True)
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:  # a read-only disk says so even where there is nothing to remove
+        raise LedgerError(
+            f"{file} cannot be replaced ({error}); make its disk writable and run the same command again"
+        ) from error
     writer, ended = LedgerWriter(file.parent, file.stem), 0
 
     def note(run: Trajectory) -> None:
