@@ -110,7 +110,7 @@ def read_adapter(
     if prompts is not None and info.prompts != prompts:
         raise ConfigError(
             f"adapter {folder} was trained under prompt set {info.prompts!r}, not {prompts!r}; "
-            f"leave the prompt set to the adapter, or train one under {prompts!r}"
+            f"leave the prompt set to the adapter, do without it (--adapter none), or train one under {prompts!r}"
         )
     if text is not None and info.text != text:
         raise ConfigError(
