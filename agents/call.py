@@ -2,7 +2,7 @@
 
 A *call* is one transition of the multi-agent semi-MDP (paper §3.1): a role saw `prompt_ids` and sampled
 `response_ids`. It says what happened, never what it was worth; rewards are decided in `training.reward`.
-Leaf module.
+Leaf module but for `recorded_fields`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
+
+from agents.recorded_fields import check_fields, flag, many, mapping, number, or_none, text, whole
 
 
 class Message(TypedDict):
@@ -42,6 +44,7 @@ class Constraint:
         """Rebuild a constraint from `to_json`, or None from None."""
         if data is None:
             return None
+        check_fields("constraint", data, {"choices": many(text), "regex": text})
         return Constraint(choices=tuple(data.get("choices", ())), regex=data.get("regex", ""))
 
 
@@ -181,9 +184,29 @@ class Call:
 
         Raises:
             KeyError: A required field is missing.
+            TypeError: A field has another type.
+            ValueError: Response, log-probabilities and mask differ in length.
         """
+        check_fields("call", data, _FIELDS)
+        if not len(data["response_ids"]) == len(data["logprobs"]) == len(data["mask"]):
+            raise ValueError(f"call {data['id']}: response_ids, logprobs and mask differ in length")
         fields = {name: data[name] for name in Call.__dataclass_fields__ if name in data}
         for name in ("parents", "prompt_ids", "response_ids", "logprobs", "mask"):
             fields[name] = tuple(data[name])
         fields["constraint"] = Constraint.from_json(data.get("constraint"))
         return Call(**fields)
+
+
+_FIELDS = {
+    **dict.fromkeys(("id", "role", "path", "text"), text),
+    **dict.fromkeys(("format_error", "adapter"), or_none(text)),
+    **dict.fromkeys(("prompt_ids", "response_ids", "mask"), many(whole)),
+    **dict.fromkeys(("dropped_documents", "head", "order", "batch"), whole),
+    **dict.fromkeys(("greedy", "truncated"), flag),
+    "parents": many(text),
+    "logprobs": many(number),
+    "temperature": number,
+    "constraint": or_none(mapping),
+    "seconds": mapping,
+}
+"""The type of every field of a recorded call, but of `value`, which is its role's business."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.errors import ConfigError
+from agents.pages import clean, read_html, read_pdf
 
 TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
@@ -104,7 +105,7 @@ def read_documents(
     owners: dict[str, str] = {}
     for path in files:
         try:
-            found = _read_file(path, _clean(path.relative_to(root).as_posix()), chunk, overlap)
+            found = _read_file(path, clean(path.relative_to(root).as_posix()), chunk, overlap)
             _claim(found, owners)
         except ConfigError as error:
             if not skip_bad:
@@ -122,7 +123,7 @@ def read_documents(
 
 
 def _files(source: Path) -> tuple[Path, list[Path], list[str]]:
-    """Return (folder that ids are relative to, readable files, a line for each file of unknown type)."""
+    """Return (folder that ids are relative to, readable files, a line for each file that is left out)."""
     if source.is_file():
         if not _suffix(source):
             raise ConfigError(
@@ -133,16 +134,15 @@ def _files(source: Path) -> tuple[Path, list[Path], list[str]]:
         raise ConfigError(f"{source} does not exist; give a folder of documents, a .jsonl(.gz) or a .csv file")
     every = [path for path in sorted(source.rglob("*")) if path.is_file()]
     shown = [path for path in every if not any(part[0] == "." for part in path.relative_to(source).parts)]
-    return (
-        source,
-        [path for path in shown if _suffix(path)],
-        [f"{path}: unknown file type" for path in shown if not _suffix(path)],
-    )
+    faults = {path: _left_out(path, source.resolve()) for path in shown}
+    return source, [path for path in shown if not faults[path]], [f"{path}: {why}" for path, why in faults.items() if why]
 
 
-def _clean(text: str) -> str:
-    """Replace lone surrogates (undecodable file names, odd PDFs), which no UTF-8 store can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def _left_out(path: Path, root: Path) -> str:
+    """Return why a file of a folder is not read; "" = it is. Links out of it could publish what its owner never saw."""
+    if not path.resolve().is_relative_to(root):
+        return "a link that leads out of the folder; put the file itself there, or index its own folder"
+    return "" if _suffix(path) else "unknown file type"
 
 
 def _bytes(path: Path) -> bytes:
@@ -181,14 +181,14 @@ def _read_file(path: Path, name: str, chunk: int, overlap: int) -> list[Document
         rows = _csv_rows(path) if suffix == ".csv" else _json_rows(path)
         return list(_table(rows, path, name, chunk, overlap))
     if suffix == ".pdf":
-        title, text = _pdf(path)
+        title, text = read_pdf(path)
     else:
         content = _decode(_bytes(path), path)
-        title, text = _html(content) if suffix in (".html", ".htm") else (_heading(content, suffix), content)
+        title, text = read_html(content, path) if suffix in (".html", ".htm") else (_heading(content, suffix), content)
     if not text.strip():
         why = "no text in it (a scan?); run it through OCR first" if suffix == ".pdf" else "empty; remove it or fill it"
         raise ConfigError(f"{path}: {why}")
-    title = title.strip() or _clean(path.stem)
+    title = title.strip() or clean(path.stem)
     return [Document(f"{name}#{number}", title, part, name) for number, part in enumerate(_split(text, chunk, overlap))]
 
 
@@ -216,32 +216,6 @@ def _heading(content: str, suffix: str) -> str:
     if suffix not in (".md", ".markdown"):
         return ""
     return next((line.lstrip("# ") for line in content.splitlines() if line.startswith("#")), "")
-
-
-def _html(content: str) -> tuple[str, str]:
-    """Return (title, visible text) of a page."""
-    from bs4 import BeautifulSoup
-
-    page = BeautifulSoup(content, "html.parser")
-    title = page.title.get_text(" ", strip=True) if page.title else ""
-    for tag in page(["script", "style", "template", "noscript", "title"]):
-        tag.decompose()
-    return title, page.get_text("\n", strip=True)
-
-
-def _pdf(path: Path) -> tuple[str, str]:
-    """Return (title of the metadata, text of all pages)."""
-    import logging
-
-    from pypdf import PdfReader
-
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it repeats on stderr what the error below says
-    try:
-        reader = PdfReader(path)
-        text = "\n\n".join(page.extract_text() for page in reader.pages)
-        return _clean(str((reader.metadata and reader.metadata.title) or "")), _clean(text)
-    except Exception as error:  # pypdf raises its own errors and, on broken files, almost any other
-        raise ConfigError(f"{path}: not a readable PDF ({error}); is it encrypted or cut short?") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -318,6 +292,6 @@ def _field(row: Mapping[str, Any], field: str, path: Path, line: int) -> str:
     if not isinstance(value, str) or not value.strip():
         was = "missing" if value is None else "blank" if isinstance(value, str) else f"{value!r:.60}"
         raise ConfigError(f'{path}, line {line}: field "{field}" is {was}; wanted text')
-    if _clean(value) != value:
+    if clean(value) != value:
         raise ConfigError(f'{path}, line {line}: field "{field}" has half a surrogate pair (\\ud800 to \\udfff)')
     return value.strip() if field != "text" else value

@@ -83,11 +83,23 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
                 near = get_close_matches(str(key), names, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ConfigError(f"unknown configuration key {key!r}{hint} Allowed: {', '.join(names)}")
-        try:
+            _check_items(key, layer[key])
+    try:
+        for layer in layers:
             merged = OmegaConf.merge(merged, dict(layer))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"impossible value: {str(error).splitlines()[0]} (key {error.full_key})") from None
-    return cast(C, OmegaConf.to_object(merged))
+        return cast(C, OmegaConf.to_object(merged))  # resolves ${…}, which may lead nowhere
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"impossible value: {str(error).splitlines()[0]} (key {error.full_key})") from None
+    except TypeError as error:  # a mapping where a list belongs is told so, and not by an error of OmegaConf's own
+        raise ConfigError(f"impossible value: {error}") from None
+
+
+def _check_items(key: str, value: Any) -> None:
+    """Refuse a list in a list and a mapping in a list, which OmegaConf lets pass as elements of any list."""
+    if isinstance(value, list | tuple):
+        wrong = next((item for item in value if isinstance(item, list | tuple | Mapping)), None)
+        if wrong is not None:
+            raise ConfigError(f"impossible value: {key} holds {wrong!r:.60}; wanted a list of texts or numbers")
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
@@ -127,7 +139,7 @@ def _scalar(text: str) -> Any:
         return None
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # {[]: 1}, and ((((…
         return text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agents.call import Call
+from agents.recorded_fields import check_fields, flag, many, mapping, number, or_none, text, whole
 
 Outcome = Literal["ok", "invalid", "truncated", "retriever-error", "timeout", "crashed"]
 FAILED: tuple[Outcome, ...] = ("crashed", "timeout", "retriever-error")
@@ -27,7 +28,12 @@ class Retrieval:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Retrieval:
-        """Rebuild a retrieval from its JSON object."""
+        """Rebuild a retrieval from its JSON object.
+
+        Raises:
+            KeyError: A field is missing; TypeError where one has another type.
+        """
+        check_fields("retrieval", data, _RETRIEVAL)
         return Retrieval(data["path"], data["query"], tuple(data["ids"]), tuple(data["scores"]), data["seconds"])
 
 
@@ -85,11 +91,27 @@ class Trajectory:
         """Rebuild a trajectory; unknown keys are ignored.
 
         Raises:
-            KeyError: A required field is missing.
+            KeyError: A required field is missing; TypeError where one has another type.
+            ValueError: Token lists of a call differ in length.
         """
+        check_fields("run", data, _FIELDS)
         fields = {name: data[name] for name in Trajectory.__dataclass_fields__ if name in data}
         fields["calls"] = tuple(Call.from_json(call) for call in data["calls"])
         fields["retrievals"] = tuple(Retrieval.from_json(item) for item in data.get("retrievals", ()))
         for name in ("evidence", "citations", "hops", "warnings"):
             fields[name] = tuple(data.get(name, ()))
         return Trajectory(**fields)
+
+
+_RETRIEVAL = {"path": text, "query": text, "ids": many(text), "scores": many(number), "seconds": number}
+_FIELDS = {
+    **dict.fromkeys(("run", "question", "answer", "outcome", "started"), text),
+    **dict.fromkeys(("question_id", "error"), or_none(text)),
+    **dict.fromkeys(("calls", "retrievals", "hops"), many(mapping)),
+    **dict.fromkeys(("evidence", "citations", "warnings"), many(text)),
+    **dict.fromkeys(("turns", "seed"), whole),
+    **dict.fromkeys(("options", "hashes", "identity", "seconds"), mapping),
+    "workflow": or_none(mapping),
+    "budget_hit": flag,
+}
+"""The type of every field of a recorded run."""

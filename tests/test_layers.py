@@ -15,12 +15,12 @@ import pytest
 from tests import tree
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("agents", "graphs", "evaluation", "training", "serving", "cli", "experiments", "faults")
+PACKAGES = ("agents", "graphs", "evaluation", "training", "serving", "cli", "experiments", "faults", "fuzz")
 LONGEST = 320
 MODELS = ("agents/model*.py", "agents/embedded.py", "agents/embedder.py", "training/*.py")
 DOORS = {
-    "torch": (*MODELS, "agents/sampling.py", "experiments/*.py", "faults/*.py"),
-    "transformers": MODELS,
+    "torch": (*MODELS, "agents/sampling.py", "experiments/*.py", "faults/*.py", "evaluation/ranks.py"),
+    "transformers": (*MODELS, "fuzz/constraints.py"),
     "peft": ("agents/model*.py", "training/*.py"),
     "sentence_transformers": ("agents/embedder.py",),
     "chromadb": ("agents/chroma.py",),

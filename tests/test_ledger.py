@@ -215,6 +215,14 @@ JSON = st.recursive(
 )
 IDS = st.lists(st.integers(0, 49151), max_size=5).map(tuple)
 NUMBERS = st.lists(st.floats(allow_nan=False), max_size=5).map(tuple)
+
+
+def one_length(call: Call) -> Call:
+    """Cut response, log-probabilities and mask to the shortest of them."""
+    size = min(len(call.response_ids), len(call.logprobs), len(call.mask))
+    return replace(call, response_ids=call.response_ids[:size], logprobs=call.logprobs[:size], mask=call.mask[:size])
+
+
 CALLS = st.builds(
     Call,
     id=TEXT,
@@ -236,7 +244,7 @@ CALLS = st.builds(
     | st.builds(Constraint, regex=TEXT),
     adapter=st.none() | TEXT,
     seconds=st.dictionaries(TEXT, st.floats(0, 9), max_size=2),
-)
+).map(one_length)
 TRAJECTORIES = st.builds(
     Trajectory,
     run=st.from_regex(r"[\w.-]{1,12}", fullmatch=True).filter(str.isascii),

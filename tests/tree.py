@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (
-    "agents", "graphs", "evaluation", "training", "serving", "experiments", "faults", "cli", "examples", "benchmarks",
+    "agents", "graphs", "evaluation", "training", "serving", "experiments", "faults", "fuzz", "cli", "examples",
+    "benchmarks",
 )  # fmt: skip
 OTHERS = {
     "configs/": "configurations of training and experiments",
