@@ -13,11 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 
 from agents.errors import LedgerError
 from graphs.app import code_version
 from graphs.recorded import RecordedGraph
+from serving.answers import Alive, Ready
 from serving.ask import ask_routes
 from serving.auth import KeyGuard
 from serving.body import BodyLimit
@@ -77,17 +77,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _add_probes(app: FastAPI, desk: Desk) -> None:
     """Add what machines ask: whether it lives, whether it takes questions, how it does."""
 
-    @app.get("/health", summary="Does it live?")
+    @app.get("/health", summary="Does it live?", response_model=Alive, responses=documented())
     async def health() -> Response:
         return AsciiJSON({"status": "ok", "version": app.version})
 
-    @app.get("/ready", summary="Does it take questions?")
+    @app.get("/ready", summary="Does it take questions?", response_model=Ready, responses=documented())
     async def ready() -> Response:
         if desk.draining:
             raise draining()
         return AsciiJSON({"status": "ready", "running": desk.running, "waiting": desk.waiting})
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format"}
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response, responses={**documented(), 200: text})
     async def metrics() -> Response:
         return Response(desk.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

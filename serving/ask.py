@@ -10,6 +10,7 @@ from pydantic import Field
 
 from graphs.options import Options
 from graphs.question import MAX_QUESTION_CHARACTERS
+from serving.answers import Answer, or_events
 from serving.desk import Desk
 from serving.job import Job, watched
 from serving.problems import AsciiJSON
@@ -30,7 +31,7 @@ def ask_routes(desk: Desk) -> APIRouter:
     """Return the routes of JADE's own face."""
     routes = APIRouter()
 
-    @routes.post("/ask", summary="Ask a question")
+    @routes.post("/ask", summary="Ask a question", responses=or_events(Answer))
     async def ask(body: AskBody, request: Request) -> Response:
         """Answer with `answer`, `evidence`, `citations`, `workflow`, `hops`, costs and the run's id in the ledger.
 

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from graphs.options import Options
+from serving.answers import Completion, Model, Models, or_events
 from serving.desk import Desk
 from serving.job import Job, watched
 from serving.problems import AsciiJSON, Problem
@@ -24,20 +25,22 @@ MOST_NEW_TOKENS = 2048
 """What `max_tokens` is cut to: chat clients like to ask for more than any role may say."""
 DONE = b"data: [DONE]\n\n"
 Result = Mapping[str, Any]
+_ROLES: dict[str, Any] = {"enum": ["user", "assistant", "system", "developer", "tool", "function"]}
+"""Told by the schema, as the kinds of parts are, and not checked: what is no question is left out, whatever it is."""
 
 
 class Part(BaseModel):
     """A piece of a message."""
 
-    type: str
+    type: str = Field(json_schema_extra={"enum": ["text", "image_url", "input_audio", "file"]})
     text: str | None = None
 
 
 class ChatMessage(BaseModel):
     """One turn."""
 
-    role: str
-    content: str | list[Part] | None = None
+    role: str = Field(json_schema_extra=_ROLES)
+    content: str | list[Part] | None = Field(None, json_schema_extra={"examples": ["Who wrote Dune?"]})
 
     def text(self) -> str:
         """Return the turn's text.
@@ -55,6 +58,14 @@ class ChatMessage(BaseModel):
         return "\n".join(part.text or "" for part in self.content)
 
 
+_ASKED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"role": {"const": "user"}, "content": {"type": "string", "pattern": r"\S"}},
+    "required": ["role", "content"],
+}
+"""A message that asks; the schema tells that one is needed, and `ChatBody.question` says better which is missing."""
+
+
 class StreamOptions(BaseModel):
     """What a stream tells beside the text."""
 
@@ -64,7 +75,7 @@ class StreamOptions(BaseModel):
 class ChatBody(BaseModel):
     """A chat request; fields of OpenAI's that mean nothing here (top_p, tools, user, …) are ignored."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, json_schema_extra={"contains": _ASKED})
     model: str | None = Field(None, description="Ignored: a server has one graph, whose name the response tells.")
     stream: bool = Field(False, strict=True)
     stream_options: StreamOptions | None = None
@@ -103,17 +114,17 @@ def chat_routes(desk: Desk) -> APIRouter:
     routes, name, since = APIRouter(prefix="/v1"), desk.config.name, int(time.time())
     model = {"id": name, "object": "model", "created": since, "owned_by": "jade"}
 
-    @routes.get("/models", summary="List the one graph that is served")
+    @routes.get("/models", summary="List the one graph that is served", response_model=Models)
     async def models() -> Response:
         return AsciiJSON({"object": "list", "data": [model]})
 
-    @routes.get("/models/{identifier:path}", summary="Describe it")
+    @routes.get("/models/{identifier:path}", summary="Describe it", response_model=Model)
     async def one_model(identifier: str) -> Response:
         if identifier != name:
             raise Problem("not_found", f"there is no model {identifier!r:.80}; there is {name!r}", param="model")
         return AsciiJSON(model)
 
-    @routes.post("/chat/completions", summary="Ask as in a chat")
+    @routes.post("/chat/completions", summary="Ask as in a chat", responses=or_events(Completion))
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer the last user message; the others are ignored."""
         job = desk.accept(body.question(), body.options(), stream=body.stream)

@@ -110,13 +110,12 @@ def note_outcome(scope: Scope, code: str) -> None:
 
 
 def documented() -> dict[int | str, dict[str, Any]]:
-    """Return what /openapi.json says of the responses of the doors at which questions are asked."""
+    """Return what /openapi.json says of the responses that are no answer."""
     statuses = {status: code for code, (status, _) in KINDS.items() if code != "gone"}
-    faults: dict[int | str, dict[str, Any]] = {
+    return {
         status: {"model": FaultBody, "description": code.replace("_", " ")}
         for status, code in {400: "invalid", 403: "unauthorized", **statuses}.items()
     }
-    return {**faults, 200: {"content": {"text/event-stream": {}}, "description": "the answer, whole or as events"}}
 
 
 def as_problem(error: BaseException, run: str | None = None) -> Problem:
