@@ -210,6 +210,21 @@ def test_test_runs_every_check_and_names_what_failed(world: World) -> None:
     assert world.run("test").returncode == 0
 
 
+def test_known_vulnerabilities_are_looked_up_or_it_is_said_that_they_were_not(world: World) -> None:
+    world.python("python3", (3, 11))
+    result = world.run("test")
+    assert result.returncode == 0 and "pip-audit SKIPPED, it is not installed" in result.stderr
+    world.program("pip-audit", 'echo "pip-audit $*" >>"$LOG"\n[ "$FAIL" != pip-audit ]')
+    assert world.run("test").returncode == 0
+    assert any(line.startswith("pip-audit ") and "constraints.txt" in line for line in world.log)
+    result = world.run("test", FAIL="pip-audit")
+    assert result.returncode == 1 and "failed: pip-audit" in result.stderr
+    world.log_file.unlink()
+    result = world.run("test", FAIL="python")  # which asks whether the service answers
+    assert result.returncode == 0 and "does not answer: known vulnerabilities were NOT looked up" in result.stderr
+    assert not any(line.startswith("pip-audit ") for line in world.log)
+
+
 def test_ci_runs_the_same_from_anywhere(world: World, tmp_path: Path) -> None:
     (world.project / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", world.project / ".ci" / "run")
