@@ -90,7 +90,9 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
         return cast(C, OmegaConf.to_object(merged))  # resolves ${…}, which may lead nowhere
     except OmegaConfBaseException as error:
         raise ConfigError(f"impossible value: {str(error).splitlines()[0]} (key {error.full_key})") from None
-    except TypeError as error:  # a mapping where a list belongs is told so, and not by an error of OmegaConf's own
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, ArithmeticError) as error:  # a mapping for a list, a number beyond all floats
         raise ConfigError(f"impossible value: {error}") from None
 
 

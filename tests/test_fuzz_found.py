@@ -85,6 +85,13 @@ def test_a_mapping_in_a_lists_place_is_a_configuration_error() -> None:
         merge_config(PPOConfig, {"datasets": {"a": "b"}})
 
 
+def test_a_number_beyond_all_floats_is_a_configuration_error() -> None:
+    with pytest.raises(ConfigError, match="too large"):
+        merge_config(Sample, {"rate": 10**400})
+    with pytest.raises(ConfigError, match="rate=-1"):
+        merge_config(Sample, {"rate": -1})
+
+
 @pytest.mark.parametrize("item", [{"a": 1}, ["x"], ()])
 def test_a_list_of_containers_is_a_configuration_error(item: object) -> None:
     with pytest.raises(ConfigError, match=r"datasets holds .*; wanted a list of texts or numbers"):
