@@ -16,6 +16,7 @@ from pathlib import Path
 from agents.corpora import data_folder
 from agents.errors import ConfigError
 from evaluation.formats import FORMATS, fields_of, read_rows
+from evaluation.hub import SCHEME, hub_file
 
 DATASETS = ("nq", "popqa", "ambigqa", "hotpotqa", "2wikimultihopqa", "musique", "bamboogle")
 """The seven sets that the paper is measured on, in its order (single-hop, then multi-hop)."""
@@ -61,7 +62,8 @@ def load_examples(
     """Load a bundled dataset by name, or a data file (or a folder with <split>.jsonl) by path.
 
     Args:
-        name_or_path: One of `BUNDLED`, or a file in one of the formats of `evaluation.formats`.
+        name_or_path: One of `BUNDLED`, or a file in one of the formats of `evaluation.formats`, here or on the hub
+            (`evaluation.hub`).
         split: "train" or "dev"; ignored for a file.
         limit: Keep the first so many.
         sample: Keep so many, drawn by a hash of (seed, id): the same ones whatever the file's order, in file
@@ -104,7 +106,7 @@ def _locate(name_or_path: str | Path, split: str) -> tuple[Path, str]:
         if split not in available:
             raise ConfigError(f"{name} has no {split!r} part; it has: {', '.join(available) or 'none here'}")
         return data_folder() / name / f"{split}.jsonl.gz", name
-    path = Path(name_or_path).expanduser()
+    path = hub_file(name) if name.startswith(SCHEME) else Path(name_or_path).expanduser()
     if path.is_dir():
         files = [path / f"{split}{suffix}" for suffix in (".jsonl.gz", ".jsonl", ".json", ".json.gz")]
         found = next((file for file in files if file.is_file()), None)
@@ -121,7 +123,7 @@ def _unknown(name: str) -> str:
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return (
         f"there is no dataset or file {name!r}{hint}; bundled: {', '.join(BUNDLED)}; "
-        f"or give the path of a file: {FORMATS}"
+        f"or give the path of a file, or hf://datasets/OWNER/NAME/PATH: {FORMATS}"
     )
 
 

@@ -45,7 +45,8 @@ class EvalConfig:
     sample_seed: int = 0
     """Key of the sample."""
     data: str | None = None
-    """Your own questions with gold answers: JSON Lines of {question, answers} or a public format; needs `index`."""
+    """Your own questions with gold answers: JSON Lines of {question, answers} or a public format, or such a file on the
+    hub as hf://datasets/OWNER/NAME/PATH; needs `index`."""
     index: str | None = None
     """Collection that is searched for all sets, such as "starter" or your own; none = each set's own."""
     lacking: str = "refuse"

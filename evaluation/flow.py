@@ -1,9 +1,10 @@
-"""Where questions go: from their hops through the chosen workflow to what came of it, as counts and as a flow diagram."""
+"""Where questions go: from their hops through the chosen workflow to what came of it, as counts and as a diagram."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,11 +55,11 @@ def flow_figure(report: Mapping[str, Any]) -> Figure | None:
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(6.5 * columns, 4.2 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flat
-    for panel, (name, rows) in zip(axes, shown, strict=False):
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for panel, (name, rows) in zip(panels, shown, strict=False):
         _draw(panel, rows)
         panel.set_title(name, fontsize=9)
-    for panel in list(axes)[len(shown) :]:
+    for panel in panels[len(shown) :]:
         panel.set_axis_off()
     return figure
 
@@ -99,7 +100,7 @@ def _draw(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             side = "right" if place == 0 else "left"
             away = -_WIDTH if place == 0 else _WIDTH
             panel.text(place + away, bottom + height / 2, f"{name} {height:.0%}", ha=side, va="center", fontsize=8)
-    for place, (left, right) in enumerate(zip(STAGES, STAGES[1:], strict=False)):
+    for place, (left, right) in enumerate(pairwise(STAGES)):
         for source, target, low, end, height in ribbons_of(rows, left, right):
             plan = target if right == "plan" else source
             _ribbon(panel, place + _WIDTH / 2, place + 1 - _WIDTH / 2, low, end, height, colours[plan])

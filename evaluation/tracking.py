@@ -25,7 +25,10 @@ from evaluation.traces import RunCredit, digest, otel_span, token_usage
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["METRICS", "RunCredit", "TrackedRun", "fetch_adapter", "flatten", "track", "tracking_uri"]
+__all__ = ["METRICS", "PARENT", "RunCredit", "TrackedRun", "fetch_adapter", "flatten", "track", "tracking_uri"]
+
+PARENT = "mlflow.parentRunId"
+"""Tag that MLflow nests runs by."""
 
 
 @contextmanager

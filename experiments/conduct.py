@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.errors import ConfigError
-from evaluation.tracking import TrackedRun, track, tracking_uri
+from evaluation.tracking import PARENT, TrackedRun, track, tracking_uri
 from experiments.arms import Arm, Job, Results, Row, run_arms
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("jade.experiments")
 TRACKED = "jade-experiments"
 """MLflow experiment."""
-PARENT = "mlflow.parentRunId"
-"""Tag that MLflow nests runs by."""
 
 
 def _nothing(rows: Sequence[Row]) -> dict[str, Figure]:

@@ -14,7 +14,7 @@ from itertools import product
 from experiments.arms import seeded
 from experiments.conduct import Experiment
 from experiments.learning import tiny_experiment
-from experiments.shown import tables
+from experiments.shown import arm_figures, tables
 
 ESTIMATORS = ("tree_gae", "terminal_gae", "broadcast", "loo")
 WEIGHTS = ("trajectory", "token")
@@ -29,7 +29,7 @@ def credit(seeds: int, iterations: int) -> Experiment:
         }
         for view, weights, estimator in product(VIEWS, WEIGHTS, ESTIMATORS)
     }  # fmt: skip
-    return Experiment("credit", seeded(named, seeds), lambda rows: tables(rows, next(iter(named))))
+    return Experiment("credit", seeded(named, seeds), lambda rows: tables(rows, next(iter(named))), arm_figures)
 
 
 def main() -> int:

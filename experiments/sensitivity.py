@@ -14,7 +14,7 @@ from typing import Any
 from experiments.arms import seeded
 from experiments.conduct import Experiment
 from experiments.learning import tiny_experiment, tiny_options
-from experiments.shown import tables
+from experiments.shown import arm_figures, tables
 
 BASE = "as proven"
 RATES = (0.1, 0.3, 3.0)
@@ -37,7 +37,7 @@ def sensitivity(seeds: int, iterations: int) -> Experiment:
         }
     named |= {f"λ {value:g}": {"lam": value} for value in LAMBDAS}
     arms = seeded({name: {"iterations": iterations, **options} for name, options in named.items()}, seeds)
-    return Experiment("sensitivity", arms, lambda rows: tables(rows, BASE))
+    return Experiment("sensitivity", arms, lambda rows: tables(rows, BASE), arm_figures)
 
 
 def main() -> int:

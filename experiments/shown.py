@@ -1,13 +1,17 @@
-"""How the rows of the tiny world's experiments become tables: one line an arm, with intervals over questions."""
+"""The rows of the tiny world's experiments as tables and figures: one line an arm, with intervals over questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from evaluation.report_markdown import table
 from evaluation.statistics import compare_all, interval
 from experiments.arms import Row, by_arm
 from experiments.learning import Learned, learned, mean
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLLAPSED = 0.98
 """From this share of single-round plans on, a policy has collapsed (`alarm_topology` of `training.ppo`)."""
@@ -82,6 +86,24 @@ def comparison_table(rows: Sequence[Row], baseline: str) -> str:
     ]
     head = [f"arm against {baseline}", "ΔF1 (95 %)", "detectable", "p (Holm)", "verdict"]
     return table(head, lines)
+
+
+def arm_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
+    """Draw F1 of every arm with its 95 % interval, one line an arm, and each of its seeds as a dot."""
+    from matplotlib.figure import Figure
+
+    found = groups(rows)
+    figure = Figure(figsize=(8, 1.2 + 0.3 * len(found)), layout="constrained")
+    axes = figure.subplots()
+    for place, mine in enumerate(found.values()):
+        f1 = interval(scores(mine))
+        axes.errorbar([f1.mean], [place], xerr=[[f1.mean - f1.low], [f1.high - f1.mean]], fmt="o", color="C0")
+        axes.plot([item.after.f1 for item in mine], [place] * len(mine), ".", color="0.6", zorder=0)
+    axes.set_yticks(range(len(found)), list(found), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("F1 (held out, greedy)")
+    axes.grid(axis="x", alpha=0.3)
+    return {"f1-by-arm.png": figure}
 
 
 def tables(rows: Sequence[Row], baseline: str, columns: Mapping[str, Column] = COLUMNS) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from agents.errors import ConfigError
-from evaluation.tracking import MlflowStore, tracking_uri
+from evaluation.tracking import PARENT, MlflowStore, tracking_uri
 from experiments.__main__ import experiments, run_named
 from experiments.arms import Arm, Job, Results, Row, by_arm, run_arms, seeded
-from experiments.conduct import PARENT, Experiment, conduct
+from experiments.conduct import Experiment, conduct
 from tests.arm_jobs import doubled
 from tests.tracking_store import store
 

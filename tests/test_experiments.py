@@ -11,7 +11,7 @@ from experiments.credit import credit
 from experiments.learning import Learned, Measure, learned, tiny_options
 from experiments.penalties import controllers, figures, penalties, show
 from experiments.sensitivity import sensitivity
-from experiments.shown import arm_table, comparison_table
+from experiments.shown import arm_figures, arm_table, comparison_table
 
 
 def measured(f1: float, retrievals: float, single: float) -> Measure:
@@ -93,3 +93,16 @@ def test_tables_average_over_seeds_and_leave_out_what_cannot_be_compared(tmp_pat
     rows = [row(results, Arm("a", seed), f1, 1.0) for seed, f1 in ((0, 0.4), (1, 0.6))]
     assert "| a | 2 | 0.500 [" in arm_table(rows)
     assert comparison_table(rows, "a") == "" and comparison_table(rows, "b") == ""
+
+
+def test_the_figure_has_a_line_for_each_arm_and_a_dot_for_each_seed(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.jsonl")
+    rows = [row(results, Arm("a", seed), f1, 1.0) for seed, f1 in ((0, 0.4), (1, 0.6))]
+    rows.append(row(results, Arm("b", 0), 0.7, 1.0))
+    (figure,) = arm_figures(rows).values()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    dots = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "."]
+    means = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
+    assert dots == [[0.4, 0.6], [0.7]] and means == [pytest.approx([0.5]), pytest.approx([0.7])]
+    assert credit(1, 2).figures(rows).keys() == sensitivity(1, 2).figures(rows).keys() == {"f1-by-arm.png"}

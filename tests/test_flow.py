@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ ROWS = st.lists(
 
 @given(rows=ROWS)
 def test_what_flows_in_flows_out(rows: list[dict[str, Any]]) -> None:
-    for left, right in zip(STAGES, STAGES[1:], strict=False):
+    for left, right in pairwise(STAGES):
         starts, ends = bars_of(rows, left), bars_of(rows, right)
         out: Counter[str] = Counter()
         into: Counter[str] = Counter()
@@ -75,5 +76,9 @@ def test_systems_that_chose_are_drawn(tmp_path: Path) -> None:
     assert [panel.get_title() for panel in figure.axes] == ["jade"]
     words = [text.get_text() for text in figure.axes[0].texts]
     assert words == ["1 hop 100%", "QDS 50%", "R,AG 50%", "right 100%"]
+    three = [{**row, "system": name} for name in "abc" for row in rows[:2]]
+    panels = flow_figure({"systems": ["a", "b", "c"], "flows": three})
+    assert panels is not None and [bool(panel.axison) for panel in panels.axes] == [False] * 4
+    assert [panel.get_title() for panel in panels.axes] == ["a", "b", "c", ""]
     figure.savefig(tmp_path / "flow.png")
     assert (tmp_path / "flow.png").stat().st_size > 5000

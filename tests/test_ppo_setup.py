@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import training.ppo
 from agents.adapters import CARD, MergedInfo
+from agents.corpora import data_folder
 from agents.errors import ConfigError
 from agents.passage import Retriever
 from graphs.ledger import read_ledger
@@ -81,3 +83,24 @@ def test_an_exported_model_is_trained_under_its_own_prompts(tmp_path: Path) -> N
     (tmp_path / CARD).write_text(json.dumps(asdict(note)))
     assert prompts_of(PPOConfig(model=str(tmp_path))).style == "bare"
     assert prompts_of(PPOConfig()).style == "examples"
+
+
+def test_another_task_needs_no_code(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """StrategyQA's yes/no questions over an index of their facts, by the options that docs/experiments.md names."""
+    with gzip.open(data_folder() / "decompositions" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [line for line in file if '"source": "strategyqa"' in line][:20]
+    (toy_folder / "strategyqa.jsonl").write_text("".join(rows), encoding="utf-8")
+    facts = [(f"{row['id']}-{n}", "", fact) for row in map(json.loads, rows) for n, fact in enumerate(row["facts"])]
+    monkeypatch.setattr("agents.retriever.open_retriever", lambda name, *, k: ListRetriever(tuple(facts)))
+    changes = {
+        "graph": None, "data": str(toy_folder / "strategyqa.jsonl"), "datasets": ["strategyqa-facts"], "iterations": 1,
+        "score": "evaluation.metrics:exact_match", "workflow": "R,AG", "decoding": "constrained", "eval_every": 1,
+        "eval_sample": 1,
+    }  # fmt: skip
+    assert train(config_of(toy_folder, **changes)) == 0
+    runs = list(read_ledger(toy_folder / "run" / "ledger"))
+    asked = {json.loads(row)["question"] for row in rows}
+    assert {run.question for run in runs} <= asked and all(run.retrievals[0].ids for run in runs)
+    metrics = [json.loads(line) for line in (toy_folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    held_out = [value for row in metrics for name, value in row.items() if name == "eval/strategyqa-facts/score"]
+    assert held_out and set(held_out) <= {0.0, 1.0}, "exact match, and nothing between"

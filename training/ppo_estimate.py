@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from agents.errors import LedgerError
+from graphs.trajectory import Trajectory
 from training.clock import peak_memory
 from training.packing import units
-from training.rollout import gather, prepare
+from training.ppo_config import PPOConfig
+from training.rollout import gather, prepare, replay
 from training.session import Session
 from training.update import fill, start_critic
 
 SAMPLE = 4
-"""Questions that are really run."""
+"""Questions that are really run, or whose runs are replayed."""
 
 
 def estimate(session: Session) -> str:
     """Return a table of rows, tokens, memory and minutes to expect; changes the session's weights, so drop it then.
 
-    Collects a few questions into a scratch folder and takes one update on them.
+    Collects a few questions into a scratch folder, or replays as many runs of the ledger, and takes one update on them.
+
+    Raises:
+        ConfigError: Nothing of these runs can be trained on.
+        LedgerError: There is no ledger, or no run in it.
     """
     config, players = session.config, session.players
-    world = session.worlds[0]
     few = min(SAMPLE, config.questions)
     with tempfile.TemporaryDirectory() as scratch:
         small = replace(config, output=str(Path(scratch)), questions=few)
         started = time.perf_counter()
-        runs = gather(world, players, small, 0, 0)
+        runs = _runs(session, small)
         collected = time.perf_counter()
         rollout = prepare(runs, players, session.store, session.gold, small, version=session.state.version)
         start_critic(players, rollout.buffer, rollout.team, rollout.scored)
@@ -38,15 +45,28 @@ def estimate(session: Session) -> str:
     share = config.questions / few
     tokens = int(units([row.call for row in buffer.rows])[1].sum())
     minutes = (ended - started) * share * config.iterations / 60
+    known = [world for world in session.worlds if world.train]
+    asked = [f"{len(world.train)} to train on in {world.name}, {len(world.dev)} held out" for world in known]
+    got = "collecting" if config.ledger is None else "reading"
     lines = [
-        f"questions: {len(world.train)} to train on in {world.name}, {len(world.dev)} held out",
+        *(f"questions: {line}" for line in asked),
         f"one iteration: {config.questions} questions x {config.runs} runs, about {len(buffer) * share:.0f} calls, "
         f"{tokens * share:,.0f} tokens with equal prompts counted once "
         f"({int(buffer.counts.sum()) * share:,.0f} sampled by who is trained)",
-        f"collecting {(collected - started) * share:.0f} s, checks and update {(ended - collected) * share:.0f} s",
+        f"{got} {(collected - started) * share:.0f} s, checks and update {(ended - collected) * share:.0f} s",
         f"trained parameters: {sum(p.numel() for p in session.optimiser.policy):,}",
         f"peak memory so far: {peak_memory():.1f} GiB",
         f"{config.iterations} iterations: about {minutes:.0f} minutes, evaluations not counted "
         f"(measured on {few} questions)",
     ]
     return "\n".join(lines)
+
+
+def _runs(session: Session, small: PPOConfig) -> Sequence[Trajectory]:
+    if small.ledger is None:
+        return gather(session.worlds[0], session.players, small, 0, 0)
+    path = Path(small.ledger).expanduser()
+    runs = next(replay(path, small.questions * small.runs), None)
+    if runs is None:
+        raise LedgerError(f"ledger {path} holds no run; record some with `python -m training.collect`")
+    return runs
