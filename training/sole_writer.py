@@ -10,6 +10,8 @@ from agents.errors import ConfigError
 from agents.home import only_one
 from evaluation.ranks import ALONE, Ranks
 
+LOCK = ".lock"
+
 
 @contextmanager
 def sole_writer(output: str, ranks: Ranks = ALONE) -> Iterator[None]:
@@ -27,5 +29,14 @@ def sole_writer(output: str, ranks: Ranks = ALONE) -> Iterator[None]:
         f"another training command writes into {folder}; wait until it has ended, or give another output"
     )
     with ExitStack() as held:
-        ranks.first(lambda: held.enter_context(only_one(folder / ".lock", refusal)))
+        ranks.first(lambda: held.enter_context(only_one(folder / LOCK, refusal)))
+        if ranks.leads:
+            held.callback(_leave_nothing, folder)
         yield
+
+
+def _leave_nothing(folder: Path) -> None:
+    """Remove a folder in which nothing was written but the lock: a refused command leaves none."""
+    if folder.is_dir() and [item.name for item in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+        folder.rmdir()
