@@ -169,6 +169,14 @@ class Bench:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
+    def hashes(self, system: System, sets: Sequence[Asked]) -> dict[str, str]:
+        """Return the three hashes under which a system answers; several speakers or indexes with their names."""
+        named = self.seat(system) or {"*": None}
+        speakers = {role: self._model(system, role).policy_hash(name) for role, name in sorted(named.items())}
+        places = {asked.name: self.retrievers[asked.name].identity.get("environment", "") for asked in sets}
+        text = self.policy(system).identity["text"]
+        return {"text": text, "policy": _joined(speakers), "environment": _joined(places)}
+
     def ask(
         self,
         system: System,
@@ -201,6 +209,12 @@ class Bench:
         if system.kind == "oracle":
             given["documents"] = [asked.gold[name] for name in example.supporting if name in asked.gold]
         return given
+
+
+def _joined(hashes: Mapping[str, str]) -> str:
+    if len(set(hashes.values())) == 1:
+        return next(iter(hashes.values()))
+    return ", ".join(f"{name} {value}" for name, value in hashes.items())
 
 
 def _source(system: System) -> str:

@@ -110,6 +110,7 @@ def gather(
     """
     from evaluation.asking import planner_views
     from evaluation.bench import Bench
+    from evaluation.hindsight import hindsight_of
     from evaluation.report import Sampling, build_report
     from evaluation.sharing import ask_everything
 
@@ -121,6 +122,8 @@ def gather(
     sampling = Sampling(config.level, config.resamples, config.seed)
     report = build_report(blocks, config.reference, sampling, conditions(bench, systems, sets, program))
     report["planner"] = [view.to_json() for view in views]
+    report["hindsight"] = hindsight_of(blocks)
+    report["hashes"] = {system.label: bench.hashes(system, sets) for system in systems}
     return blocks, report
 
 
@@ -218,12 +221,13 @@ def _write(
 
 
 def _track(config: EvalConfig, report: Mapping[str, Any], figures: Mapping[str, Figure], output: Path) -> None:
-    from evaluation.report_tracking import log_report
+    from evaluation.report_tracking import log_report, log_systems
     from evaluation.tracking import track
 
     assert config.experiment is not None
     with track(config.experiment, output.name, config.__dict__) as tracked:
         log_report(tracked, report, figures, output)
+        log_systems(tracked, config.experiment, report)
 
 
 def log_as(ranks: Ranks) -> None:

@@ -26,6 +26,7 @@ def render(report: Mapping[str, Any]) -> str:
         _groups(report, "types", "By question type", ""),
         _validity(report),
         _planner(report),
+        hindsight_section(report.get("hindsight", ())),
         _failed(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -173,6 +174,23 @@ def _planner(report: Mapping[str, Any]) -> str:
     )
     head = ["system", "set", "questions", "entropy", "of the mean", *plans]
     return f"## The planner\n\n{note}\n\n{table(head, rows)}"
+
+
+def hindsight_section(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a planner lost against the best plan (`evaluation.hindsight`); empty without rows."""
+    if not rows:
+        return ""
+    lines = [
+        [f"`{row['system']}`", row["set"], str(row["n"]), ", ".join(row["plans"]), f"{row['score']:.3f}",
+         f"{row['best']:.3f}", f"{row['regret']:.3f}"]
+        for row in rows
+    ]  # fmt: skip
+    note = (
+        "Score of the planner's choices beside the best of them and the forced plans, chosen question by question with "
+        "gold answers at hand. An upper bound of what planning could still gain: the best of several tries is lucky."
+    )
+    head = ["system", "set", "questions", "plans beside its own", "score", "best plan", "regret"]
+    return f"## The planner in hindsight\n\n{note}\n\n{table(head, lines)}"
 
 
 def _failed(report: Mapping[str, Any]) -> str:

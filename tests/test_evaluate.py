@@ -227,6 +227,8 @@ def test_metrics_have_names_of_the_glossary_and_everything_is_logged(tmp_path: P
     names = metrics_of(report)
     check_metrics(names)
     assert {"eval/R-AG-none/toy/f1", "eval/jade-none/macro/f1/low", "eval/jade-none/toy/plan_entropy"} <= set(names)
+    assert 0 <= names["eval/jade-none/toy/regret"] <= 1
+    assert "## The planner in hindsight" in (tmp_path / "eval" / "report.md").read_text()
 
     class Logged:
         def __init__(self) -> None:
@@ -240,6 +242,9 @@ def test_metrics_have_names_of_the_glossary_and_everything_is_logged(tmp_path: P
 
         log_figure = log_text
 
+    hashes = report["hashes"]
+    assert hashes["R,AG@none"] == hashes["jade@none"] and hashes["jade@none"]["policy"].startswith("base:")
+    assert set(hashes["jade@none"]) == {"text", "policy", "environment"} and all(hashes["jade@none"].values())
     logged = Logged()
     log_report(logged, report, {"a.png": None}, tmp_path / "eval")  # type: ignore[arg-type, dict-item]
     assert {"report.md", "report.json", "records.jsonl", "figures/a.png"} <= set(logged.names)

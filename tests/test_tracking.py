@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from agents.adapters import AdapterInfo, content_hash, read_adapter, write_adapter_info
 from agents.errors import ConfigError, SetupError
+from evaluation.report_tracking import log_systems
 from evaluation.spool import Spool
-from evaluation.tracking import MlflowStore, RunCredit, deliver, fetch_adapter, track, tracking_uri
+from evaluation.tracking import PARENT, MlflowStore, RunCredit, deliver, fetch_adapter, track, tracking_uri
 from tests.parallel_run import parallel_run
 from tests.tracking_store import store
 
@@ -194,3 +195,23 @@ def check_later_adapter(run_id: str, source: Path, monkeypatch: pytest.MonkeyPat
         assert read_adapter(fetch_adapter(run_id)).version == 2
     left = [item.name for item in fetch_adapter(run_id).parent.iterdir() if item.name.startswith(".")]
     assert left == []
+
+
+def test_every_system_of_an_evaluation_is_a_child_run(store: Path) -> None:
+    means = {"f1": {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 3}, "recall": {"mean": None, "n": 0}, "questions": 3}
+    systems = ["R,AG", "jade@none"]
+    report = {
+        "systems": systems, "means": {name: {"nq": means} for name in systems},
+        "hashes": {name: {"text": "t", "policy": f"p of {name}", "environment": "e"} for name in systems},
+        "conditions": {"speakers": dict.fromkeys(systems, "no adapter")},
+    }  # fmt: skip
+    with track("side by side", "eval") as parent:
+        log_systems(parent, "side by side", report)
+    client = MlflowStore(tracking_uri()).client
+    assert parent.run_id is not None
+    place = client.get_run(parent.run_id).info.experiment_id
+    found = client.search_runs([place], f"tags.`{PARENT}` = '{parent.run_id}'")
+    assert {run.info.run_name: run.data.tags["hash.policy"] for run in found} == {
+        name: f"p of {name}" for name in systems
+    }
+    assert all(run.data.metrics == {"eval/nq/f1": 0.5, "eval/nq/f1/low": 0.4, "eval/nq/f1/high": 0.6} for run in found)
