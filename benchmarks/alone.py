@@ -15,6 +15,18 @@ from pathlib import Path
 from typing import Any
 
 MB = 1e6
+_INSIDE = """
+import atexit, re, runpy, sys
+
+def tell(file):
+    with open("/proc/self/status") as status, open(file, "w") as stream:
+        stream.write(re.search("VmHWM:\\s*(\\d+) kB", status.read())[1])
+
+atexit.register(tell, sys.argv.pop(1))
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+"""Runs a module and says at its end what its memory was at most. What `wait4` says of that begins at the parent's."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +54,20 @@ def alone(module: str, *arguments: object, environment: dict[str, str] | None = 
     Raises:
         SystemExit: It failed; with the end of what it said.
     """
-    words = [sys.executable, "-m", module, *map(str, arguments)]
     began = time.perf_counter()
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong:
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as wrong, tempfile.NamedTemporaryFile() as peak:
+        words = [sys.executable, "-c", _INSIDE, peak.name, module, *map(str, arguments)]
         process = subprocess.Popen(words, stdout=said, stderr=wrong, env={**os.environ, **(environment or {})})
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
         if process.returncode:
             wrong.seek(0)
-            raise SystemExit(f"{' '.join(words)} ended with {process.returncode}:\n{wrong.read()[-3000:].decode()}")
+            raise SystemExit(f"{' '.join(words[4:])} ended with {process.returncode}:\n{wrong.read()[-3000:].decode()}")
         said.seek(0)
         lines = said.read().decode().strip().splitlines()
-    return Step(_json(lines[-1]) if lines else None, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / MB)
+        kilobytes = int(peak.read())
+    return Step(_json(lines[-1]) if lines else None, seconds, used.ru_utime + used.ru_stime, kilobytes * 1024 / MB)
 
 
 def _json(line: str) -> Any:

@@ -1,4 +1,4 @@
-"""The ledger at growing sizes: write, stream, list, filter, show and count; seconds, MB a second, peak memory.
+"""The ledger at growing sizes: write, stream, list, filter, show and count; seconds, MB a CPU second, peak memory.
 
     python -m benchmarks.scale_ledger --sizes 1000 100000
 
@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,48 +85,49 @@ def made_up(size: int) -> Iterator[Trajectory]:
 
 def write(folder: Path, size: int) -> dict[str, float]:
     """Record made-up runs; return the seconds that the ledger took, without making them up."""
-    writer, spent = LedgerWriter(folder, "runs"), 0.0
+    writer, wall, cpu = LedgerWriter(folder, "runs"), 0.0, 0.0
     for run in made_up(size):
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         failed = writer.open(run.run, {"question": run.question, "options": {}}) or writer.close(run)
-        spent += time.perf_counter() - began
+        wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - busy
         if failed:
             raise SystemExit(failed)
-    return {"seconds": spent}
+    return {"seconds": wall, "cpu": cpu}
 
 
 def perform(step: str, folder: Path, size: int) -> dict[str, float]:
-    """Do one step on a ledger; return its seconds."""
+    """Do one step on a ledger; return its seconds, on the wall and of CPU."""
     if step == "write":
         return write(folder, size)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     runs = sum(1 for _ in read_ledger(folder)) if step == "read" else ledger_report(folder)["runs"]
     assert runs == size
-    return {"seconds": time.perf_counter() - began}
+    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - busy}
 
 
-def measured(folder: Path, size: int) -> list[list[object]]:
-    """Take every step at one size; return a row of the table for each."""
+def measured(folder: Path, size: int, steps: Sequence[str]) -> list[list[object]]:
+    """Take some steps at one size; return a row of the table for each."""
     commands = {
         "list": ("runs", "--limit", 20, "--json"),
         "filter": ("runs", "--question", "number 77 ", "--json"),
         "show": ("show", f"{size // 2:016x}", "--json"),
     }
     rows: list[list[object]] = []
-    for step, name in STEPS.items():
+    for step in steps:
         if step in commands:
             done = alone("cli.main", *commands[step], "--ledger", folder)
-            seconds = done.seconds
+            seconds, cpu = done.seconds, done.cpu
         else:
             done = alone("benchmarks.scale_ledger", "--step", step, "--folder", folder, "--sizes", size)
-            seconds = done.found["seconds"]
+            seconds, cpu = done.found["seconds"], done.found["cpu"]
         disk = megabytes(folder)
-        rows.append([name, f"{size:,}", f"{disk:.0f}", f"{seconds:.2f}", f"{disk / seconds:.0f}", f"{done.peak:.1f}"])
+        numbers = [f"{disk:.0f}", f"{seconds:.2f}", f"{cpu:.2f}", f"{disk / cpu:.0f}", f"{done.peak:.1f}"]
+        rows.append([STEPS[step], f"{size:,}", *numbers])
         print(rows[-1], flush=True)
     return rows
 
 
-HEADS = ("step", "runs", "ledger MB", "seconds", "MB/s", "peak MB")
+HEADS = ("step", "runs", "ledger MB", "seconds", "CPU s", "MB a CPU s", "peak MB")
 
 
 def main() -> None:
@@ -134,6 +135,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--sizes", nargs="+", type=int, default=[1_000, 100_000], help="numbers of runs")
     parser.add_argument("--folder", type=Path, help="where ledgers are kept; default: nowhere")
+    parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS, help="of a kept ledger, one by one")
     parser.add_argument("--step", choices=STEPS, help="used by the program itself")
     asked = parser.parse_args()
     if asked.step is not None:
@@ -141,7 +143,7 @@ def main() -> None:
         return
     place = asked.folder or Path(tempfile.mkdtemp(prefix="jade-scale-"))
     try:
-        rows = [row for size in asked.sizes for row in measured(place / str(size), size)]
+        rows = [row for size in asked.sizes for row in measured(place / str(size), size, asked.steps)]
     finally:
         if asked.folder is None:
             shutil.rmtree(place, ignore_errors=True)
