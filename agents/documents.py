@@ -135,7 +135,11 @@ def _files(source: Path) -> tuple[Path, list[Path], list[str]]:
     every = [path for path in sorted(source.rglob("*")) if path.is_file()]
     shown = [path for path in every if not any(part[0] == "." for part in path.relative_to(source).parts)]
     faults = {path: _left_out(path, source.resolve()) for path in shown}
-    return source, [path for path in shown if not faults[path]], [f"{path}: {why}" for path, why in faults.items() if why]
+    return (
+        source,
+        [path for path in shown if not faults[path]],
+        [f"{path}: {why}" for path, why in faults.items() if why],
+    )
 
 
 def _left_out(path: Path, root: Path) -> str:
