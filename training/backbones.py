@@ -79,7 +79,8 @@ def make_random(name: str, base: str | None) -> None:
         setattr(config, key, value)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        make: Any = AutoModelForCausalLM.from_config  # untyped
+        model = make(config, dtype=torch.float32)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         model.save_pretrained(fresh)
