@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agents.call import Message, Prompt
@@ -22,10 +22,12 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any) -> None:
         """Bind to a fast transformers tokenizer."""
         self._tokenizer = tokenizer
-        added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+        known = tokenizer.added_tokens_decoder.values()
+        added = {str(token) for token in known if token.special or len(str(token)) > 1}
         added.update(_BRACKETED.findall(str(tokenizer.chat_template or "")))
-        self._special = sorted((t for t in added if t.strip()), key=lambda t: (-len(t), t))
-        self._pattern = re.compile("|".join(map(re.escape, self._special))) if self._special else None
+        self._pattern = _any_of(token for token in added if token.strip())
+        self._named = _any_of(token for token in added if any(map(str.isalnum, token)))
+        self._normalizer = tokenizer.backend_tokenizer.normalizer
         self._heads: OrderedDict[str, tuple[str, tuple[int, ...]]] = OrderedDict()
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
@@ -45,12 +47,21 @@ class PromptEncoder:
         return Prompt(ids + self._tokens(whole[len(text) :]), len(ids))
 
     def defuse(self, content: str) -> str:
-        """Break up every special token and turn marker in foreign content: a space after its first character."""
-        while self._pattern is not None:
-            broken = self._pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}".rstrip(), content)
-            if broken == content or len(broken) > 4 * len(content) + 64:
-                break
-            content = broken
+        """Break up every special token and turn marker in foreign content: a space after its first character.
+
+        Some tokenizers look for them in normalised text, where full-width signs or capitals may become one; content
+        in which that happens is defused as the tokenizer reads it. Lone surrogates, which none can read, become "?".
+        """
+        content = self._broken_up(content.encode("utf-8", "replace").decode())
+        if self._normalizer is not None and self._named is not None:
+            read: str = self._normalizer.normalize_str(content)
+            if self._named.search(read):
+                return self._broken_up(read)
+        return content
+
+    def _broken_up(self, content: str) -> str:
+        while self._pattern is not None and (broken := self._pattern.sub(_broken, content)) != content:
+            content = broken  # the pieces may have left a token between them
         return content
 
     def _render(self, turns: Sequence[Message]) -> str:
@@ -96,3 +107,14 @@ class PromptEncoder:
         if not whole.startswith(text) or ids + self._tokens(whole[len(text) :]) != self._tokens(whole):
             return "", ()
         return text, ids
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """Return a pattern of all tokens, the longest first, or None where there is none."""
+    ordered = sorted(tokens, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+
+def _broken(found: re.Match[str]) -> str:
+    """Return a token with a space after its first character; one of a single character vanishes."""
+    return f"{found[0][0]} {found[0][1:]}".rstrip() if len(found[0]) > 1 else " "

@@ -24,13 +24,25 @@ V = TypeVar("V")
 Inputs = Mapping[str, Any]
 PromptStyle = Literal["examples", "bare"]
 
-_QUOTE = str.maketrans({"<": "‹", ">": "›"})
+_QUOTE = str.maketrans(
+    {
+        **{"<": "‹", "\uff1c": "‹", "\ufe64": "‹", "\u226e": "‹\u0338"},
+        **{">": "›", "\uff1e": "›", "\ufe65": "›", "\u226f": "›\u0338"},
+    }
+)
+"""Angle brackets, and what some tokenizers normalise to one: full-width, small, and struck through."""
 _UNQUOTE = str.maketrans({"‹": "<", "›": ">"})
+_WITHIN_WORDS = re.compile(
+    r"[\u00ad\u034f\u180b-\u180f"  # soft hyphen, grapheme joiner, Mongolian selectors
+    r"\ufe00-\ufe0f\U000e0100-\U000e01ef]"  # variation selectors, in which a whole message can be hidden
+)
 _INVISIBLE = re.compile(
     r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f"  # control characters
-    r"\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"  # zero-width, bidirectional
+    r"\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"  # zero-width, bidirectional, annotations
+    r"\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # letters that show nothing
     r"\ud800-\udfff"  # lone surrogates, which no tokenizer takes
-    r"\U000e0000-\U000e007f]"  # Unicode tags
+    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # format signs of scripts and music
+    r"\U000e0000-\U000e00ff]"  # Unicode tags
 )
 
 
@@ -40,7 +52,7 @@ def quote(text: str) -> str:
     Idempotent. Special tokens of a chat template that hold no angle bracket are defused by
     `Policy.encode`.
     """
-    flat = re.sub(r"\s+", " ", _INVISIBLE.sub(" ", text))
+    flat = re.sub(r"\s+", " ", _INVISIBLE.sub(" ", _WITHIN_WORDS.sub("", text)))
     return flat.translate(_QUOTE).strip()
 
 

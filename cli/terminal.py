@@ -6,14 +6,17 @@ import json
 import os
 import re
 import sys
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 _CONTROL = re.compile(
     r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f"  # controls, escape sequences' first bytes among them
-    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]"
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    r"\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
     r"|[\ud800-\udfff]"  # lone surrogates: not encodable
 )
 
@@ -39,11 +42,22 @@ def width() -> int:
     return Console().width
 
 
+@dataclass(frozen=True)
+class _Harmless:
+    """Anything that rich can draw, without foreign control characters: they would move the cursor, not the text."""
+
+    item: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.item, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+
 def show(*renderables: RenderableType) -> None:
-    """Print to stdout; strings are plain text, never markup."""
+    """Print to stdout; strings are plain text, never markup, and whatever is printed is `clean`."""
     console = Console(highlight=False, soft_wrap=False)
     for item in renderables:
-        console.print(Text(item) if isinstance(item, str) else item)
+        console.print(_Harmless(Text(clean(item)) if isinstance(item, str) else item))
 
 
 def note(text: str) -> None:
