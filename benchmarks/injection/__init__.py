@@ -1,0 +1,1 @@
+"""Hostile documents, questions and bodies against every door of JADE: `python -m benchmarks.injection`."""
