@@ -1,6 +1,6 @@
 """Configuration of a command: a dataclass with defaults, a YAML file over it, the command line over both.
 
-    python -m training.ppo --config configs/default.yaml --lr 2e-4 --train planner
+    python -m training.ppo --config configs/nq.yaml --lr 2e-4 --train planner
 
 The dataclass is the documentation: each field has a type, a default and a sentence. OmegaConf merges and checks
 types; unknown keys and impossible values are refused by name before anything heavy is imported.

@@ -42,6 +42,13 @@ def test_the_released_values_load_and_can_be_overridden() -> None:
     assert config.target_kl is None and config.critic_lr == 1e-5 and config.weights == "token"
 
 
+def test_the_values_of_the_adapter_that_ships_load() -> None:
+    shipped = Path(__file__).parent.parent / "configs" / "nq.yaml"
+    config, dry = read_config(PPOConfig, ["--config", str(shipped)], PROGRAM)
+    assert not dry and config.datasets == ["nq"] and config.estimator == "loo" and config.runs == 8
+    assert config.max_turns is None and config.adapter == "adapters/warm"
+
+
 def test_every_option_is_documented() -> None:
     lines = describe(PPOConfig).splitlines()
     starts = [place for place, line in enumerate(lines) if line.startswith("  ") and " = " in line and line[2] != " "]

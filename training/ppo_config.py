@@ -1,6 +1,7 @@
 """Every option of `python -m training.ppo`, documented below its field; impossible values are refused by name.
 
-The defaults are meant for the embedded 135M model with a low-rank adapter; `configs/paper.yaml` holds the values of
+The defaults are meant for the embedded 135M model with a low-rank adapter; `configs/nq.yaml` holds the values that the
+adapter that ships was trained with, which are the ones that were measured; `configs/paper.yaml` holds those of
 the released code, which fine-tunes a 7B model whole.
 """
 
