@@ -208,6 +208,7 @@ def test_test_runs_every_check_and_names_what_failed(world: World) -> None:
         "pytest -n 2 -m not slow and not gpu and not learning -k name",
     ]
     assert world.run("test").returncode == 0
+    assert world.log[-1].rstrip() == "pytest -q -m learning tests/test_learning.py"  # only with the whole suite
 
 
 def test_known_vulnerabilities_are_looked_up_or_it_is_said_that_they_were_not(world: World) -> None:
