@@ -2,7 +2,7 @@
 
 (a) a loop of `graph.invoke`; (b) `collect`; (c) the limit: the very same prompts handed to the bare model at once, in
 ideally sorted batches with the same prefix cache, as if no call depended on another. All three run in one process on
-the same questions, once with the workflow forced to R,AG and once with sampled plans. (b) and (c) take turns, 32
+the same questions, once with the workflow forced to R,AG and once with sampled plans. (b) and (c) take turns, some
 questions at a time, so that a machine whose speed drifts slows both alike. Prints a Markdown table.
 """
 
@@ -40,10 +40,6 @@ class Row:
     def rate(self) -> float:
         """Return questions per minute."""
         return 60 * self.questions / self.seconds
-
-
-TURN = 32
-"""Questions after which (b) and (c) take turns."""
 
 
 def joined(rows: Sequence[Row]) -> Row:
@@ -96,13 +92,15 @@ def limit(model: SharedModel, runs: Sequence[Trajectory], tau: float) -> tuple[R
     return Row("(c) bare model, sorted", seconds, len(runs)), same / len(pairs)
 
 
-def compare(graph: RecordedGraph, model: SharedModel, questions: Sequence[str], name: str, **options: Any) -> str:
-    """Measure the three on the same questions."""
+def compare(
+    graph: RecordedGraph, model: SharedModel, questions: Sequence[str], turn: int, name: str, **options: Any
+) -> str:
+    """Measure the three on the same questions, (b) and (c) `turn` at a time."""
     tau = options.get("temperature", 1.0 if options.get("record") == "train" else 0.0)
     collect(graph, questions[:4], **options)  # warm: caches of heads, queries and kernels
     turns, runs = [], []
-    for start in range(0, len(questions), TURN):
-        collected, part = lockstep(graph, questions[start : start + TURN], options)
+    for start in range(0, len(questions), turn):
+        collected, part = lockstep(graph, questions[start : start + turn], options)
         turns.append((collected, *limit(model, part, tau)))
         runs += part
     b, c = joined([turn[0] for turn in turns]), joined([turn[1] for turn in turns])
@@ -134,6 +132,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dataset", default="hotpotqa", help="whose dev questions are asked over the starter corpus")
+    parser.add_argument("--turn", type=int, default=32, help="questions after which (b) and (c) take turns")
     parser.add_argument("--only", choices=("forced", "sampled"), help="one of the two tables; default: both")
     wanted = parser.parse_args()
     questions = [e.question for e in load_examples(wanted.dataset, "dev", sample=wanted.questions)]
@@ -145,9 +144,9 @@ def main() -> None:
     graph.invoke(questions[0])
     print(f"peak memory after asking: {peak_memory():.2f} GB\n")
     if wanted.only != "sampled":
-        print(compare(graph, model, questions, "forced R,AG", workflow="R,AG"), flush=True)
+        print(compare(graph, model, questions, wanted.turn, "forced R,AG", workflow="R,AG"), flush=True)
     if wanted.only != "forced":
-        print(compare(graph, model, questions, "sampled plans", temperature=1.0), flush=True)
+        print(compare(graph, model, questions, wanted.turn, "sampled plans", temperature=1.0), flush=True)
     print(f"\npeak memory after collecting: {peak_memory():.2f} GB")
 
 
