@@ -17,13 +17,15 @@ _LONGEST_WAIT = 2.0
 class Patience:
     """Tries again while a server does not answer.
 
-    An outage begins with the first search that fails and ends with the first that does not. Once it has lasted for
+    An outage begins with the first search that fails and ends with the first that does not, or when nobody has met it
+    for longer than patience. Once it has lasted for
     longer than patience, further searches fail at once: a batch of them costs one patience and not one each.
     """
 
     def __init__(self) -> None:
         """Know of no outage."""
         self._since: float | None = None
+        self._last = 0.0
 
     def search(self, work: Callable[[], T], seconds: float) -> T:
         """Do some work, again where the server did not answer.
@@ -43,7 +45,9 @@ class Patience:
                 if not _away(error):
                     raise
                 now = time.monotonic()
-                self._since = now if self._since is None else self._since
+                if self._since is None or now - self._last > max(seconds, _LONGEST_WAIT):
+                    self._since = now  # nobody has asked for so long that this is another outage
+                self._last = now
                 if now + pause - self._since > seconds:
                     raise
                 time.sleep(random.uniform(0.5, 1.0) * pause)

@@ -32,15 +32,20 @@ def only_one(lock_file: Path, refusal: JadeError) -> Iterator[None]:
 
     Raises:
         JadeError: `refusal`, when another process holds it.
+        ConfigError: The folder cannot be written to.
     """
     from filelock import FileLock, Timeout
 
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise refusal from error
+    except (OSError, NotImplementedError) as error:
+        raise ConfigError(
+            f"{lock_file.parent} cannot be written to ({error}); make it writable, or give another folder"
+        ) from error
     try:
         yield
     finally:

@@ -23,9 +23,10 @@ class PromptEncoder:
         """Bind to a fast transformers tokenizer."""
         self._tokenizer = tokenizer
         known = tokenizer.added_tokens_decoder.values()
-        added = {str(token) for token in known if token.special or len(str(token)) > 1}
+        # without outer white space, so that breaking one up never leaves or makes another: it ends
+        added = {str(token).strip() for token in known if token.special or len(str(token).strip()) > 1} - {""}
         added.update(_BRACKETED.findall(str(tokenizer.chat_template or "")))
-        self._pattern = _any_of(token for token in added if token.strip())
+        self._pattern = _any_of(added)
         self._named = _any_of(token for token in added if any(map(str.isalnum, token)))
         self._normalizer = tokenizer.backend_tokenizer.normalizer
         self._heads: OrderedDict[str, tuple[str, tuple[int, ...]]] = OrderedDict()

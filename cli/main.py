@@ -105,7 +105,7 @@ def _usage(error: Any, given: Sequence[str], as_json: bool) -> int:
     message = error.format_message().rstrip(".")
     path = getattr(getattr(error, "ctx", None), "command_path", "jade")
     value = _value_of(getattr(getattr(error, "param", None), "opts", ()), given)
-    if value is not None:
+    if value is not None and repr(value) not in message:
         message += f", not {value!r}"
     if "unexpected extra argument" in message and path.endswith(" ask"):
         message += "; put the question into quotes"

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from evaluation.asking import answer, blocks_of
+from agents.errors import SetupError
+from evaluation.asking import Task, answer, blocks_of
 from evaluation.bench import Bench
 from evaluation.ranks import Ranks
 from evaluation.readiness import Asked
@@ -52,13 +53,34 @@ def ask_everything(bench: Bench, systems: Sequence[System], sets: Sequence[Asked
         ranks.gather("done")
         if not ranks.leads:
             return None
-        return blocks_of(store if ranks.size == 1 else put_together(folder), tasks)
+        if ranks.size > 1:
+            store = put_together(folder)
+            _check_whole(store, tasks)
+        return blocks_of(store, tasks)
 
 
 def _begin(folder: Path, held: ExitStack) -> None:
     """Let nobody else write into the folder for as long as `held` lasts, and tidy it."""
     held.enter_context(only_writer(folder))
     put_together(folder)
+
+
+def _check_whole(store: RecordStore, tasks: Sequence[Task]) -> None:
+    """Refuse to report on fewer questions than were asked: a shared disk may show other machines' files late.
+
+    Raises:
+        SetupError: Answers of other ranks are not there.
+    """
+    missing = sum(
+        store.get(task.system.label, task.asked.name, task.digest, example.id, task.seed) is None
+        for task in tasks
+        for example in task.asked.examples
+    )
+    if missing:
+        raise SetupError(
+            f"{missing} answers are not in {store.file}: what other ranks wrote cannot be seen yet; run the same "
+            "command again, which adds them and asks nothing twice"
+        )
 
 
 def put_together(folder: Path) -> RecordStore:

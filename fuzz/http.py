@@ -125,6 +125,7 @@ def one_round(command: str, url: str, examples: int, seed: int, folder: Path) ->
         "--continue-on-failure", "--suppress-health-check", "all", "--request-timeout", "30", "--warnings", "off",
         "--report-json-path", str(report), "--no-color",
     ]  # fmt: skip
+    report.unlink(missing_ok=True)
     with (folder / f"round-{seed}.txt").open("wb") as stream:
         subprocess.run(words, cwd=folder, stdout=stream, stderr=stream, check=False)
     if not report.is_file():

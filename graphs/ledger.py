@@ -103,7 +103,8 @@ class LedgerWriter:
                 self._append(encode_line(event, run, data))
             except (OSError, TypeError, ValueError, RecursionError) as error:
                 place = self.file or self.folder
-                self._failed = f"the run was not recorded in {place}: {error}; make room, or choose another folder"
+                remedy = "; make room, or choose another folder" if isinstance(error, OSError) else ""
+                self._failed = f"the run was not recorded in {place}: {error}{remedy}"
                 if not self._logged:
                     _log.warning("%s", self._failed)
                 self._logged = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,9 @@ def test_nothing_raw_leaves_through_show(capsys: pytest.CaptureFixture[str]) -> 
     show(table, "d\x9b31m\re", Text("f\u202eg"))
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == ["a [2Jb c", "d 31m e", "f g"]
     assert clean("👩\u200d🚀 ❤\ufe0f") == "👩\u200d🚀 ❤\ufe0f"  # emoji stay whole
+
+
+def test_tokens_with_white_space_at_their_ends_are_broken_up_once() -> None:
+    tokenizer = deepcopy(toy_tokenizer())
+    tokenizer.add_tokens([" foo", "ba "])
+    assert PromptEncoder(tokenizer).defuse("a foo bar") == "a f oo b ar"

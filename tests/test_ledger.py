@@ -159,6 +159,11 @@ def test_a_segment_is_sealed_once_all_of_it_is_on_disk(tmp_path: Path, monkeypat
         broken.seal()
 
 
+def test_what_is_not_json_is_refused_for_what_it_is(tmp_path: Path) -> None:
+    warning = LedgerWriter(tmp_path).open("run-1", {"question": "Where?", "mine": object()})
+    assert warning is not None and "object is not JSON" in warning and "make room" not in warning
+
+
 def test_find_run_by_prefix(tmp_path: Path) -> None:
     writer = LedgerWriter(tmp_path)
     for name in ("abc-1", "abc-2", "xyz"):

@@ -90,6 +90,12 @@ def test_two_commands_do_not_write_into_one_folder(toy_folder: Path) -> None:
     assert train(config) == 0
 
 
+def test_an_output_that_cannot_be_written_is_named(toy_folder: Path) -> None:
+    (toy_folder / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/run cannot be written to .*give another folder"):
+        train(config_of(toy_folder, output=str(toy_folder / "file" / "run")))
+
+
 def test_mistakes_are_named_before_training(toy_folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"examples.own_graph:nothing.*cannot be imported"):
         train(config_of(toy_folder, graph="examples.own_graph:nothing"))

@@ -24,7 +24,8 @@ def hash_tags(session: Session) -> dict[str, str]:
     identity = session.players.shared.identity
     found = {world.name: world.graph.recorder.hashes()["environment"] for world in session.worlds}
     environment = ", ".join(value if len(found) == 1 else f"{name} {value}" for name, value in found.items())
-    return {"hash.text": identity["text"], "hash.policy": identity["policy"], "hash.environment": environment}
+    tags = {"hash.text": identity["text"], "hash.policy": identity["policy"]}
+    return tags | ({"hash.environment": environment} if found else {})
 
 
 def report_figures(output: Path, tracked: TrackedRun) -> None:

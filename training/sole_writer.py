@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from agents.errors import ConfigError
@@ -24,19 +24,21 @@ def sole_writer(output: str, ranks: Ranks = ALONE) -> Iterator[None]:
     Raises:
         ConfigError, SetupError: Another command writes there; on every rank.
     """
-    folder = Path(output).expanduser()
+    folder = Path(output)
+    fresh = not folder.exists()
     refusal = ConfigError(
         f"another training command writes into {folder}; wait until it has ended, or give another output"
     )
     with ExitStack() as held:
         ranks.first(lambda: held.enter_context(only_one(folder / LOCK, refusal)))
-        if ranks.leads:
+        if ranks.leads and fresh:
             held.callback(_leave_nothing, folder)
         yield
 
 
 def _leave_nothing(folder: Path) -> None:
     """Remove a folder in which nothing was written but the lock: a refused command leaves none."""
-    if folder.is_dir() and [item.name for item in folder.iterdir()] == [LOCK]:
-        (folder / LOCK).unlink()
-        folder.rmdir()
+    with suppress(OSError):
+        if [item.name for item in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
