@@ -171,9 +171,9 @@ def _remembered() -> dict[str, str]:
 
 def _remember(known: dict[str, str]) -> None:
     """Write the memo by rename; a lost race, or a full disk, costs one more reading of the weights."""
-    path = _memo()
-    temporary = path.with_name(f".hashes.{os.getpid()}.json")
-    with suppress(OSError):
+    with suppress(OSError, ConfigError):
+        path = _memo()
+        temporary = path.with_name(f".hashes.{os.getpid()}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
         os.replace(temporary, path)

@@ -42,6 +42,16 @@ class Row:
         return 60 * self.questions / self.seconds
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How the comparison is made."""
+
+    turn: int
+    """Questions after which (b) and (c) take turns."""
+    loop: bool
+    """Whether (a) is measured as well."""
+
+
 def joined(rows: Sequence[Row]) -> Row:
     """Return one row for several turns of the same thing."""
     seconds = sum(row.seconds for row in rows)
@@ -93,19 +103,19 @@ def limit(model: SharedModel, runs: Sequence[Trajectory], tau: float) -> tuple[R
 
 
 def compare(
-    graph: RecordedGraph, model: SharedModel, questions: Sequence[str], turn: int, name: str, **options: Any
+    graph: RecordedGraph, model: SharedModel, questions: Sequence[str], wanted: Wanted, name: str, **options: Any
 ) -> str:
-    """Measure the three on the same questions, (b) and (c) `turn` at a time."""
+    """Measure the three on the same questions."""
     tau = options.get("temperature", 1.0 if options.get("record") == "train" else 0.0)
     collect(graph, questions[:4], **options)  # warm: caches of heads, queries and kernels
     turns, runs = [], []
-    for start in range(0, len(questions), turn):
-        collected, part = lockstep(graph, questions[start : start + turn], options)
+    for start in range(0, len(questions), wanted.turn):
+        collected, part = lockstep(graph, questions[start : start + wanted.turn], options)
         turns.append((collected, *limit(model, part, tau)))
         runs += part
     b, c = joined([turn[0] for turn in turns]), joined([turn[1] for turn in turns])
     same = sum(share * row.questions for _, row, share in turns) / len(questions)
-    a = loop(graph, questions, options)
+    a = loop(graph, questions, options) if wanted.loop else None
     calls = sum(len(run.calls) for run in runs)
     prompt = sum(len(call.prompt_ids) for run in runs for call in run.calls)
     lines = [
@@ -113,11 +123,13 @@ def compare(
         "| | questions/min | seconds | outside model and retrieval |",
         "|---|---|---|---|",
     ]
-    for row in (a, b, c):
+    for row in filter(None, (a, b, c)):
         outside = "" if row.outside is None else f"{row.outside:.1%}"
         lines.append(f"| {row.name} | {row.rate:.1f} | {row.seconds:.1f} | {outside} |")
-    lines.append(f"\n(b)/(c) = {b.rate / c.rate:.2f}; (b)/(a) = {b.rate / a.rate:.2f}, ceiling (c)/(a) = ")
-    lines[-1] += f"{c.rate / a.rate:.2f}; {same:.0%} of the calls of (c) said the same tokens as in (b)"
+    lines.append(f"\n(b)/(c) = {b.rate / c.rate:.2f}; ")
+    if a is not None:
+        lines[-1] += f"(b)/(a) = {b.rate / a.rate:.2f}, ceiling (c)/(a) = {c.rate / a.rate:.2f}; "
+    lines[-1] += f"{same:.0%} of the calls of (c) said the same tokens as in (b)"
     return "\n".join(lines)
 
 
@@ -134,19 +146,21 @@ def main() -> None:
     parser.add_argument("--dataset", default="hotpotqa", help="whose dev questions are asked over the starter corpus")
     parser.add_argument("--turn", type=int, default=32, help="questions after which (b) and (c) take turns")
     parser.add_argument("--only", choices=("forced", "sampled"), help="one of the two tables; default: both")
-    wanted = parser.parse_args()
-    questions = [e.question for e in load_examples(wanted.dataset, "dev", sample=wanted.questions)]
-    graph = load_graph(threads=wanted.threads, record="off")
+    parser.add_argument("--loop", action=argparse.BooleanOptionalAction, default=True, help="measure (a) as well")
+    given = parser.parse_args()
+    wanted = Wanted(given.turn, given.loop)
+    questions = [e.question for e in load_examples(given.dataset, "dev", sample=given.questions)]
+    graph = load_graph(threads=given.threads, record="off")
     policy = graph.recorder.batcher.policy
     assert isinstance(policy, LazyPolicy)
     model = policy.load()
     assert isinstance(model, SharedModel)
     graph.invoke(questions[0])
     print(f"peak memory after asking: {peak_memory():.2f} GB\n")
-    if wanted.only != "sampled":
-        print(compare(graph, model, questions, wanted.turn, "forced R,AG", workflow="R,AG"), flush=True)
-    if wanted.only != "forced":
-        print(compare(graph, model, questions, wanted.turn, "sampled plans", temperature=1.0), flush=True)
+    if given.only != "sampled":
+        print(compare(graph, model, questions, wanted, "forced R,AG", workflow="R,AG"), flush=True)
+    if given.only != "forced":
+        print(compare(graph, model, questions, wanted, "sampled plans", temperature=1.0), flush=True)
     print(f"\npeak memory after collecting: {peak_memory():.2f} GB")
 
 
