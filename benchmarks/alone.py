@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def _json(line: str) -> Any:
 def megabytes(folder: Path) -> float:
     """Return what the files below a folder take on disk, in MB."""
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file()) / MB
+
+
+@contextmanager
+def kept(folder: Path | None) -> Iterator[Path]:
+    """Yield the folder in which what is measured is kept; without one a scratch folder, removed at the end."""
+    if folder is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="jade-scale-", ignore_cleanup_errors=True) as scratch:
+        yield Path(scratch)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -12,8 +12,6 @@ is. Every step runs in a process of its own; a store that is complete is not bui
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from agents.embedder import Matrix, unit_rows
 from agents.index import build_index
 from agents.ranking import exact
 from agents.retriever import MODES, open_retriever
-from benchmarks.alone import Step, alone, megabytes, parser_of, table
+from benchmarks.alone import Step, alone, kept, megabytes, parser_of, table
 
 DIMENSION = 384
 """Of the embedder that comes with JADE."""
@@ -223,12 +221,8 @@ def main() -> None:
     if asked.matrix:
         print(table(HEADS, [bare(size) for size in asked.sizes]))
         return
-    place = asked.folder or Path(tempfile.mkdtemp(prefix="jade-scale-"))
-    try:
+    with kept(asked.folder) as place:
         rows = [row for size in asked.sizes for row in measured(place / str(size), size, asked.modes)]
-    finally:
-        if asked.folder is None:
-            shutil.rmtree(place, ignore_errors=True)
     print(table(HEADS, rows))
 
 

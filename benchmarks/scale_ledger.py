@@ -9,8 +9,6 @@ runs in a process of its own, `jade runs` and `jade show` as a user would start 
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.call import Call
-from benchmarks.alone import alone, megabytes, parser_of, table
+from benchmarks.alone import alone, kept, megabytes, parser_of, table
 from evaluation.ledger_statistics import ledger_report
 from graphs.ledger import LedgerWriter, read_ledger
 from graphs.trajectory import Retrieval, Trajectory
@@ -141,12 +139,8 @@ def main() -> None:
     if asked.step is not None:
         print(json.dumps(perform(asked.step, asked.folder, asked.sizes[0])))
         return
-    place = asked.folder or Path(tempfile.mkdtemp(prefix="jade-scale-"))
-    try:
+    with kept(asked.folder) as place:
         rows = [row for size in asked.sizes for row in measured(place / str(size), size, asked.steps)]
-    finally:
-        if asked.folder is None:
-            shutil.rmtree(place, ignore_errors=True)
     print(table(HEADS, sorted(rows, key=lambda row: list(STEPS.values()).index(str(row[0])))))
 
 

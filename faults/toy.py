@@ -21,18 +21,14 @@ from agents.roster import prompts_digest
 from evaluation.config import run_command
 from evaluation.dataset import Example
 from evaluation.tracking import track
-from graphs.jade import build_jade
-from graphs.ledger import LedgerWriter
-from graphs.recorded import RecordedGraph, trainable
 from training.gold import Gold
 from training.ppo import run
 from training.ppo_config import PPOConfig
 from training.rollout import World, record, run_options
 from training.session import Session, begin
 from training.tinymodel import TINY_PROMPTS, tiny_config, tiny_model, tiny_tokenizer
-from training.tinyoracle import TOP_K
-from training.tinystart import warm_start
-from training.tinyworld import TinyRetriever, tiny_world
+from training.tinystart import graph_over, tiny_graph, warm_start
+from training.tinyworld import tiny_world
 
 EXPERIMENT = "jade-faults"
 """MLflow experiment of tracked jobs."""
@@ -103,17 +99,6 @@ def load(start: str) -> SharedModel:
     return SharedModel.load(start, dtype="fp32", device="cpu", threads=1, text_digest=prompts_digest(TINY_PROMPTS))
 
 
-def graph_of(policy: Any, retriever: Retriever, folder: Path) -> RecordedGraph:
-    """Return JADE's own graph over a retriever, recorded."""
-    return trainable(
-        build_jade(retriever, max_depth=1, top_k=TOP_K),
-        policy=policy,
-        prompts=TINY_PROMPTS,
-        retriever=retriever,
-        ledger=LedgerWriter(folder),
-    )
-
-
 def options_of(job: Job) -> PPOConfig:
     """Return the options of a job; recorded runs are never too old for it, since age is not what is tested."""
     return PPOConfig(
@@ -127,7 +112,7 @@ def options_of(job: Job) -> PPOConfig:
 def session_of(job: Job) -> Session:
     """Begin the job, or take it up where its last life left it."""
     shared, examples = load(job.start), examples_of(job.questions)
-    graph = graph_of(shared, TinyRetriever(tiny_world()), job.folder / "ledger")
+    graph = tiny_graph(tiny_world(), shared, job.folder / "ledger")
     worlds = [] if job.ledger else [World("tiny", graph, examples, ())]
     return begin(options_of(job), shared, worlds, Gold(examples), TINY_PROMPTS.style)
 
@@ -150,7 +135,7 @@ def _train(job: Job) -> int:
 def record_runs(job: Job, policy: Any, retriever: Retriever, in_flight: int) -> int:
     """Ask every question of a job once and seal what was recorded; return 0."""
     config, examples = options_of(job), examples_of(job.questions)
-    graph = graph_of(policy, retriever, ledger_of(job).parent)
+    graph = graph_over(retriever, policy, ledger_of(job).parent)
     amount = PPOConfig(questions=job.questions, runs=1, in_flight=in_flight)
     record(graph, policy, examples, ledger_of(job), amount, **run_options(config, 7))
     return 0

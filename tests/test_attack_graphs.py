@@ -22,17 +22,10 @@ from graphs import collect, trainable
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import RecordedGraph
+from tests.mayor import QUESTION, SCRIPT
 from tests.one_node import State, one_node, write
 from tests.scripted import PASSAGES, Recording, ScriptedPolicy, record, says
 from tests.toy_model import toy_model
-
-QUESTION = "Who is the mayor of Salzburg?"
-SCRIPT = says(
-    planner="R,AG",
-    answer_generator="Bernhard Auinger",
-    serial_decomposer="<q1>Where was Mozart born?</q1><q2>Who is the mayor of #1?</q2>",
-    answer_summariser="all in all",
-)
 
 
 @pytest.fixture

@@ -20,16 +20,10 @@ from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import RecordedGraph
 from graphs.state import union
+from tests.mayor import QUESTION, SCRIPT
 from tests.one_node import WRITER, State, one_node, write
-from tests.scripted import Recording, ScriptedPolicy, record, says
+from tests.scripted import Recording, ScriptedPolicy, record
 
-QUESTION = "Who is the mayor of Salzburg?"
-SCRIPT = says(
-    planner="R,AG",
-    answer_generator="Bernhard Auinger",
-    serial_decomposer="<q1>Where was Mozart born?</q1><q2>Who is the mayor of #1?</q2>",
-    answer_summariser="all in all",
-)
 THREAD: RunnableConfig = {"configurable": {"thread_id": "t"}}
 
 

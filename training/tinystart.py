@@ -18,6 +18,7 @@ import torch
 
 from agents.call import Call
 from agents.model import SharedModel
+from agents.passage import Retriever
 from agents.planner import PLANNER
 from agents.roster import prompts_digest
 from graphs.collection import collect
@@ -58,7 +59,11 @@ class Start:
 
 def tiny_graph(world: World, policy: Any, folder: Path) -> RecordedGraph:
     """Return JADE's real graph over a world's retriever; hops are chains."""
-    retriever = TinyRetriever(world)
+    return graph_over(TinyRetriever(world), policy, folder)
+
+
+def graph_over(retriever: Retriever, policy: Any, folder: Path) -> RecordedGraph:
+    """Return the same graph over any retriever of a tiny world's passages."""
     return trainable(
         build_jade(retriever, max_depth=1, top_k=TOP_K),
         policy=policy,
