@@ -19,15 +19,8 @@ from graphs import Options, trainable
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import MAX_QUESTION_CHARACTERS, RecordedGraph
+from tests.mayor import ANSWER, QUESTION, SCRIPT
 from tests.scripted import PASSAGES, ListRetriever, Recording, ScriptedPolicy, record, says
-
-QUESTION = "Who is the mayor of Salzburg?"
-SCRIPT = says(
-    planner="R,AG",
-    answer_generator="Bernhard Auinger of the city",
-    serial_decomposer="<q1>Where was Mozart born?</q1><q2>Who is the mayor of #1?</q2>",
-    answer_summariser="all in all",
-)
 
 
 @pytest.fixture
@@ -55,7 +48,7 @@ def test_every_door_takes_a_text_or_a_mapping(made: Recording, question: Any) ->
     ]
     assert len(results) == len(made.trajectories) == 8
     for result in results:
-        assert result["answer"] == "Bernhard Auinger of the city" and result["question"] == QUESTION
+        assert result["answer"] == ANSWER and result["question"] == QUESTION
     assert {result["run"] for result in results} == {trajectory.run for trajectory in made.trajectories}
     assert {trajectory.question for trajectory in made.trajectories} == {QUESTION}
 
@@ -117,7 +110,7 @@ def test_every_form_of_chunk(made: Recording) -> None:
     assert [(chunk["type"], chunk["ns"], chunk["data"]) for chunk in tagged] == [("custom", (), item) for item in plain]
     deep = custom(stream_mode=["custom", "updates"], subgraphs=True)
     assert {len(chunk) for chunk in deep} == {3} and any(chunk[0] and chunk[1] == "updates" for chunk in deep)
-    assert tokens([chunk[1:] for chunk in deep]) == "Bernhard Auinger of the city"
+    assert tokens([chunk[1:] for chunk in deep]) == ANSWER
 
 
 def test_a_stream_that_nobody_reads_to_its_end_is_recorded_as_crashed(made: Recording) -> None:
@@ -224,7 +217,7 @@ def test_a_full_disk_costs_the_record_not_the_answer(made: Recording, tmp_path: 
     (tmp_path / "file").write_text("")
     graph = made.graph.with_recorder(ledger=LedgerWriter(tmp_path / "file" / "ledger"))
     for result in (graph.invoke(QUESTION), asyncio.run(graph.ainvoke(QUESTION))):
-        assert result["answer"] == "Bernhard Auinger of the city"
+        assert result["answer"] == ANSWER
         assert result["run"] is None  # no id that `jade show` would not find
         assert len(result["warnings"]) == 1
         assert re.search(r"the run was not recorded in .*; make room, or choose another", result["warnings"][0])
