@@ -15,7 +15,7 @@ from detect_secrets.settings import default_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / ".secrets.baseline"
-"""What looks like a secret and is none, with a reason for each file; only hashes of the lines stand there."""
+"""What looks like a secret and is none: its hash, and for each file the reason."""
 DIGESTS = re.compile(r"adapters/[^/]+/jade\.json")
 """Files whose hexadecimal texts are digests by design, new ones with every adapter."""
 Found = dict[str, set[tuple[str, str]]]
@@ -48,9 +48,9 @@ def scan(files: Iterable[str], root: Path) -> Found:
 
 
 def test_no_tracked_file_holds_a_secret() -> None:
+    baseline = json.loads(BASELINE.read_text(encoding="utf-8"))
     known = {
-        file: {(one["type"], one["hashed_secret"]) for one in entries}
-        for file, entries in json.loads(BASELINE.read_text(encoding="utf-8"))["results"].items()
+        file: {(one["type"], one["hashed_secret"]) for one in entries} for file, entries in baseline["results"].items()
     }
     files = [file for file in tracked() if ROOT / file != BASELINE]
     assert len(files) > 300
@@ -61,6 +61,9 @@ def test_no_tracked_file_holds_a_secret() -> None:
     )
     stale = {file: len(known[file] - found.get(file, set())) for file in known}
     assert {file: count for file, count in stale.items() if count} == {}, "the baseline names what is gone"
+    reasons = baseline["reasons"]
+    assert [file for file in known if not reasons.get(file, "").strip()] == [], "say why, in the baseline's reasons"
+    assert set(reasons) == set(known), "the baseline gives reasons for what is gone"
 
 
 def test_secrets_of_several_kinds_are_seen(tmp_path: Path) -> None:
@@ -79,13 +82,15 @@ def test_secrets_of_several_kinds_are_seen(tmp_path: Path) -> None:
 
 
 def main() -> None:
-    """Write the baseline anew: everything that is found now counts as looked at."""
+    """Write the baseline anew: everything that is found now counts as looked at, and wants a reason."""
     found = scan([file for file in tracked() if ROOT / file != BASELINE], ROOT)
     results = {
         file: [{"type": kind, "hashed_secret": digest} for kind, digest in sorted(entries)]
         for file, entries in sorted(found.items())
     }
-    BASELINE.write_text(json.dumps({"results": results}, indent=1) + "\n", encoding="utf-8")
+    given = json.loads(BASELINE.read_text(encoding="utf-8"))["reasons"]
+    written = {"reasons": {file: given.get(file, "") for file in results}, "results": results}
+    BASELINE.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
