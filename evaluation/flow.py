@@ -17,8 +17,6 @@ STAGES = ("hops", "plan", "result")
 """What a question passes, in order."""
 RESULTS = ("right", "partly right", "wrong", "no answer")
 """Exact match, some F1, none, and a failed run."""
-_PANELS = 6
-"""Most systems in one figure."""
 _GAP = 0.03
 """Between two bars of a stage, as a share of all runs."""
 _WIDTH = 0.08
@@ -51,15 +49,14 @@ def flow_figure(report: Mapping[str, Any]) -> Figure | None:
         return None
     from matplotlib.figure import Figure
 
-    shown = list(chosen.items())[:_PANELS]
-    columns = min(2, len(shown))
-    lines = -(-len(shown) // columns)
+    columns = min(2, len(chosen))
+    lines = -(-len(chosen) // columns)
     figure = Figure(figsize=(6.5 * columns, 4.2 * lines), layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for panel, (name, rows) in zip(panels, shown, strict=False):
+    for panel, (name, rows) in zip(panels, chosen.items(), strict=False):
         _draw(panel, rows)
         panel.set_title(name, fontsize=9)
-    for panel in panels[len(shown) :]:
+    for panel in panels[len(chosen) :]:
         panel.set_axis_off()
     return figure
 

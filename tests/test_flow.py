@@ -80,5 +80,9 @@ def test_systems_that_chose_are_drawn(tmp_path: Path) -> None:
     panels = flow_figure({"systems": ["a", "b", "c"], "flows": three})
     assert panels is not None and [bool(panel.axison) for panel in panels.axes] == [False] * 4
     assert [panel.get_title() for panel in panels.axes] == ["a", "b", "c", ""]
+    names = [f"s{place}" for place in range(9)]
+    large = flow_figure({"systems": names, "flows": [{**row, "system": name} for name in names for row in rows[:2]]})
+    assert large is not None and [panel.get_title() for panel in large.axes] == [*names, ""]
+    assert all(len(panel.patches) > 0 for panel in large.axes[:9]) and large.get_figheight() == pytest.approx(5 * 4.2)
     figure.savefig(tmp_path / "flow.png")
     assert (tmp_path / "flow.png").stat().st_size > 5000
