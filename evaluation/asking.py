@@ -11,7 +11,7 @@ from evaluation.bench import Bench
 from evaluation.dataset import Example
 from evaluation.planner import PlannerView, plan_probabilities
 from evaluation.readiness import Asked
-from evaluation.records import RecordStore, interrupted, record_of
+from evaluation.records import Record, RecordStore, interrupted, record_of
 from evaluation.results import Block
 from evaluation.systems import System
 from graphs.trajectory import Trajectory
@@ -113,21 +113,36 @@ def answer(
 
 
 def _run(bench: Bench, store: RecordStore, task: Task, progress: Progress, share: tuple[int, int]) -> None:
+    heard: list[Record] = []
+
     def keep(run: Trajectory) -> None:
         if interrupted(run):
             return
-        store.add(record_of(run, task.system.label, task.asked.name, task.digest))
+        heard.append(record_of(run, task.system.label, task.asked.name, task.digest))
+        store.add(heard[-1])
         progress.step(task)
 
+    rank, ranks = share
     try:
         bench.ask(task.system, task.asked, task.examples, task.seed, keep, share=share)
-    except Exception as error:
-        finished = (
-            store.get(task.system.label, task.asked.name, task.digest, item.id, task.seed) for item in task.examples
-        )
-        if not all(finished):
+    except Exception:
+        if len(heard) < len(task.examples[rank::ranks]) or not all(record.failed for record in heard):
             raise  # no run's own failure: those are in the records
-        _log.warning("%s on %s: every run failed: %s", task.system.label, task.asked.name, error)
+    if ranks == 1:
+        warn_if_all_failed(store, task)
+
+
+def warn_if_all_failed(store: RecordStore, task: Task) -> None:
+    """Say so where not one run of a task has an answer, which looks like a bad system and mostly is a bad set-up.
+
+    Args:
+        store: With the records of all ranks.
+        task: As it was asked.
+    """
+    found = [store.get(task.system.label, task.asked.name, task.digest, item.id, task.seed) for item in task.examples]
+    failed = [record for record in found if record is not None and record.failed]
+    if failed and len(failed) == len(found):
+        _log.warning("%s on %s: every run failed: %s", task.system.label, task.asked.name, failed[0].error)
 
 
 def planner_views(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]) -> list[PlannerView]:

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from agents.errors import SetupError
-from evaluation.asking import Task, answer, blocks_of
+from evaluation.asking import Task, answer, blocks_of, warn_if_all_failed
 from evaluation.bench import Bench
 from evaluation.ranks import Ranks
 from evaluation.readiness import Asked
@@ -56,6 +56,8 @@ def ask_everything(bench: Bench, systems: Sequence[System], sets: Sequence[Asked
         if ranks.size > 1:
             store = put_together(folder)
             _check_whole(store, tasks)
+            for task in tasks:
+                warn_if_all_failed(store, task)
         return blocks_of(store, tasks)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agents.errors import RetrieverError
 from agents.passage import Passage
 from evaluation.dataset import Example
 from evaluation.evaluate_config import EvalConfig
@@ -27,6 +29,17 @@ EXAMPLES = tuple(
 )
 GOLD = {name: Passage(id=name, title=title, text=text, score=0.0) for name, title, text in PASSAGES}
 ASKED = Asked("toy", EXAMPLES, "list", GOLD)
+
+
+class Broken(ListRetriever):
+    """Cannot search for some queries."""
+
+    bad = "K2"
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        if any(self.bad in query for query in queries):
+            raise RetrieverError("the index is damaged")
+        return super().search(queries, k)
 
 
 def toy_eval(folder: Path, **changes: Any) -> EvalConfig:

@@ -13,18 +13,17 @@ import pytest
 import evaluation.evaluate as program
 from agents.adapters import read_adapter
 from agents.call import Completion, Request
-from agents.errors import ConfigError, JadeError, RetrieverError
+from agents.errors import ConfigError, JadeError
 from agents.model import SharedModel
-from agents.passage import Passage
 from evaluation.evaluate import measure
 from evaluation.evaluate_config import EvalConfig
 from evaluation.glossary import check_metrics
 from evaluation.records import only_writer
 from evaluation.report_tracking import log_report, metrics_of
 from graphs.ledger import read_ledger
-from tests.eval_toy import ASKED, EXAMPLES, retrievers, systems_of, toy_eval, two_sets
+from tests.eval_toy import ASKED, EXAMPLES, Broken, retrievers, systems_of, toy_eval, two_sets
 from tests.ppo_toy import start_adapter
-from tests.scripted import PASSAGES, ListRetriever
+from tests.scripted import PASSAGES
 from tests.toy_model import toy_model
 
 
@@ -66,17 +65,6 @@ class Unplugged:
             raise KeyboardInterrupt
         self.questions |= {str(request.key[1]) for request in requests}
         return self._sample(requests)
-
-
-class Broken(ListRetriever):
-    """Cannot search for some queries."""
-
-    bad = "K2"
-
-    def search(self, queries: Any, k: int) -> list[list[Passage]]:
-        if any(self.bad in query for query in queries):
-            raise RetrieverError("the index is damaged")
-        return super().search(queries, k)
 
 
 def test_adapters_are_compared_on_the_same_questions(tmp_path: Path) -> None:
@@ -176,12 +164,28 @@ def test_failed_questions_stay_in_the_denominator_and_are_asked_again(tmp_path: 
     assert not report["failed"] and len(lines_of(tmp_path)) == 16 + 2
 
 
-def test_a_system_whose_every_run_fails_does_not_end_the_others(tmp_path: Path) -> None:
+def test_a_system_whose_every_run_fails_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one = Broken(PASSAGES)
     one.bad = ""
     report = run(tmp_path, searched={"toy": one, "other": one}, systems=["R,AG@none", "AG@none"])
     assert len(report["failed"]) == 8 and {row["system"] for row in report["failed"]} == {"R,AG@none"}
     assert report["means"]["R,AG@none"]["macro"]["f1"]["mean"] == 0.0
+    told = [message for message in caplog.messages if "every run failed" in message]
+    why = "every run failed: RetrieverError: the index is damaged"
+    assert told == [f"R,AG@none on toy: {why}", f"R,AG@none on other: {why}"]
+
+
+def test_a_mistake_is_raised_though_every_earlier_run_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Broken(PASSAGES)
+    one.bad = ""
+    run(tmp_path, searched={"toy": one, "other": one}, systems=["R,AG@none"])
+
+    def refuse(*given: Any, **options: Any) -> None:
+        raise ConfigError("nothing is asked")
+
+    monkeypatch.setattr("evaluation.bench.collect", refuse)
+    with pytest.raises(ConfigError, match="nothing is asked"):
+        run(tmp_path, searched={"toy": one, "other": one}, systems=["R,AG@none"])
 
 
 def test_seeds_are_averaged_by_question(tmp_path: Path) -> None:

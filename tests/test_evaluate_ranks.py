@@ -13,9 +13,10 @@ from agents.errors import ConfigError
 from evaluation.records import Record, RecordStore
 from evaluation.sharing import put_together
 from graphs.ledger import read_ledger
-from tests.eval_toy import retrievers, systems_of, toy_eval, two_sets
+from tests.eval_toy import Broken, systems_of, toy_eval, two_sets
 from tests.ppo_child import at
 from tests.rank_jobs import job
+from tests.scripted import PASSAGES
 from tests.toy_model import toy_model
 
 
@@ -25,7 +26,13 @@ def evaluated(folder: Path, size: int, own: dict[int, dict[str, Any]] | None = N
 
 
 def measure_share(folder: str, changes: dict[str, Any], own: dict[int, dict[str, Any]]) -> None:
-    """Be one rank: two systems on two sets of five and three questions; "death" comes at the n-th record."""
+    """Be one rank: two systems on two sets of five and three questions.
+
+    Args:
+        folder: Output.
+        changes: Options; "bad" = queries with these words cannot be searched for.
+        own: What differs by rank: "death" comes at the n-th record, options.
+    """
     import evaluation.figures
     import evaluation.report
     from evaluation.evaluate import measure
@@ -37,8 +44,12 @@ def measure_share(folder: str, changes: dict[str, Any], own: dict[int, dict[str,
         mine = dict(own.get(ranks.rank, {}))
         if (death := mine.pop("death", None)) is not None:
             at(RecordStore, "add", death)
-        config, sets = toy_eval(Path(folder), **{"in_flight": 1, **changes, **mine}), two_sets()
-        report = measure(config, systems_of(config), sets, toy_model(), retrievers(sets), ranks=ranks)
+        options = {"in_flight": 1, **changes, **mine}
+        one = Broken(PASSAGES)
+        one.bad = options.pop("bad", "no query says this")
+        config, sets = toy_eval(Path(folder), **options), two_sets()
+        searched = {asked.name: one for asked in sets}
+        report = measure(config, systems_of(config), sets, toy_model(), searched, ranks=ranks)
         assert (report is not None) == ranks.leads
 
 
@@ -95,6 +106,19 @@ def test_ranks_that_would_ask_differently_are_refused(tmp_path: Path) -> None:
     assert evaluated(tmp_path / "run", 2, {1: {"top_k": 3}}) == [2, 2]
     assert "the options of rank 1 differ from rank 0's; start the same command" in said(tmp_path / "run", 0)
     assert not (tmp_path / "run" / "eval").exists()
+
+
+def test_a_system_whose_every_run_failed_is_named_over_all_ranks(tmp_path: Path) -> None:
+    folder, systems = tmp_path / "run", ["R,AG@none", "AG@none"]
+    assert evaluated(folder, 2, systems=systems, bad="") == [0, 0], said(folder, 0)
+    told = [line for line in said(folder, 0).splitlines() if "every run failed" in line]
+    why = "every run failed: RetrieverError: the index is damaged"
+    assert told == [f"R,AG@none on toy: {why}", f"R,AG@none on other: {why}"]
+    assert "every run failed" not in said(folder, 1)
+    some = tmp_path / "some"
+    assert evaluated(some, 2, systems=systems[:1], bad="mayor") == [0, 0], said(some, 0)
+    assert "every run failed" not in said(some, 0) + said(some, 1), "all of one rank's share is not all"
+    assert len(essence(some)) == 8
 
 
 def record(identifier: str, answer: str = "yes") -> Record:
