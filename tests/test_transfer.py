@@ -47,6 +47,21 @@ def test_a_random_backbone_is_of_the_bases_kind(tmp_path: Path, monkeypatch: pyt
     assert not [item for item in folder.parent.iterdir() if item.name.startswith(".")], "nothing half-written is left"
 
 
+def test_a_backbone_that_is_not_whole_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
+    base = tmp_path / "toy"
+    toy_module().save_pretrained(base)
+    folder = Path(backbone_path("random:1x32", str(base)))
+    with pytest.raises((OSError, ValueError, TypeError)):  # its weights are written when the tokenizer is missed
+        make_random("random:1x32", str(base))
+    assert not folder.exists() and [*folder.parent.glob(".*")] == []
+    toy_tokenizer().save_pretrained(base)
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")  # as an interrupted copy leaves it
+    make_random("random:1x32", str(base))
+    assert SharedModel.load(str(folder), dtype="fp32", device="cpu", threads=1).module.config.hidden_size == 32
+
+
 def test_one_planner_over_two_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.figures.figures_of", lambda report: {})
     planner = start_adapter(tmp_path / "planner")

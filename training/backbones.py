@@ -51,6 +51,9 @@ def backbone_path(name: str, base: str | None) -> str:
 def make_random(name: str, base: str | None) -> None:
     """Write a randomly initialised model of the base's kind and tokenizer, unless it is there; nothing for other names.
 
+    It is written beside its place and then renamed, so that an interrupted one is never found; a folder that is not
+    whole, whatever made it so, gives way.
+
     Args:
         name: Such as "random:2x64".
         base: Folder or hub id of the base; None = the embedded one.
@@ -60,7 +63,7 @@ def make_random(name: str, base: str | None) -> None:
         SetupError: The embedded base cannot be prepared.
     """
     shape, folder = random_shape(name), Path(backbone_path(name, base))
-    if shape is None or (folder / "config.json").is_file():
+    if shape is None or _is_whole(folder):
         return
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -85,7 +88,14 @@ def make_random(name: str, base: str | None) -> None:
     try:
         model.save_pretrained(fresh)
         AutoTokenizer.from_pretrained(str(source)).save_pretrained(fresh)
-        if not folder.exists():
-            fresh.replace(folder)
+        if _is_whole(folder):  # another process was quicker
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.replace(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Return whether a folder has all parts of a model: what it is, its weights, its tokenizer."""
+    return all(any(folder.glob(part)) for part in ("config.json", "*.safetensors", "tokenizer_config.json"))
