@@ -5,7 +5,7 @@
     retriever.search(["who wrote Emma?", "..."], k=5)     batched: lists of Passage, best first
     retriever.invoke("who wrote Emma?")                   LangChain Documents
 
-Exact search is the default: the vectors are read once into a float32 matrix. HNSW results can differ between starts.
+What is asked again is answered from a cache of queries.
 """
 
 from __future__ import annotations
@@ -13,47 +13,26 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-import numpy as np
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from agents.chroma import (
-    STARTER,
-    Card,
-    Rows,
-    chroma_errors,
-    collection_name,
-    find_collection,
-    index_command,
-    open_client,
-    read_card,
-    read_rows,
-    user_name,
-)
-from agents.chroma_patience import Patience
+from agents.chroma import STARTER, user_name
 from agents.chroma_place import Server, index_place
-from agents.documents import content_digest, embedded_text, text_digest
+from agents.chroma_search import MODES, ChromaSearch, Mode
 from agents.embedder import Embedder, open_embedder
-from agents.errors import ConfigError, RetrieverError
-from agents.index import Progress, build_index, starter_is_current, wrong_embedder
+from agents.errors import ConfigError
+from agents.index import Progress, build_index, starter_is_current
 from agents.passage import Passage
-from agents.ranking import Lexical, Ranking, exact, fuse
 
-if TYPE_CHECKING:
-    from chromadb.api.models.Collection import Collection
-
-Mode = Literal["exact", "hnsw", "bm25", "hybrid"]
-MODES: tuple[Mode, ...] = ("exact", "hnsw", "bm25", "hybrid")
-FUSED = 50
-"""Passages of each ranking that the hybrid merges."""
+__all__ = ["MODES", "ChromaRetriever", "Mode", "open_retriever"]
 BATCH = 256
 """Most queries embedded and searched at a time."""
 
@@ -82,7 +61,6 @@ class ChromaRetriever(BaseRetriever):
     patience_seconds: float = Field(default=20.0, ge=0, exclude=True)
     """How long an HNSW search waits for a Chroma server that is away."""
 
-    _patience: Patience = PrivateAttr(default_factory=Patience)
     _lock: Any = PrivateAttr(default_factory=RLock)
     _cache: OrderedDict[tuple[str, int], list[Passage]] = PrivateAttr(default_factory=OrderedDict)
 
@@ -107,7 +85,7 @@ class ChromaRetriever(BaseRetriever):
             fresh = [query for query in dict.fromkeys(queries) if query not in found]
             for start in range(0, len(fresh), BATCH):
                 batch = fresh[start : start + BATCH]
-                found.update(zip(batch, self._rank(batch, count), strict=True))
+                found.update(zip(batch, self._collection.rank(batch, count), strict=True))
             self._remember(found, count)
         return [[passage.copy() for passage in found[query]] for query in queries]
 
@@ -123,7 +101,7 @@ class ChromaRetriever(BaseRetriever):
             RetrieverError: The collection cannot answer.
         """
         with self._lock:
-            card = self._card
+            card = self._collection.card
         dense = self.mode != "bm25"
         parts = {
             "collection": user_name(self.collection),
@@ -144,12 +122,12 @@ class ChromaRetriever(BaseRetriever):
         Raises:
             RetrieverError: The collection cannot answer.
         """
-        return self._card.wanted
+        return self._collection.card.wanted
 
     def warm(self) -> None:
         """Read the vectors and load the embedder now: one search that is not cached."""
         with self._lock:
-            self._rank(["warm up"], 1)
+            self._collection.rank(["warm up"], 1)
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         return [
@@ -160,7 +138,7 @@ class ChromaRetriever(BaseRetriever):
                     "id": passage["id"],
                     "title": passage["title"],
                     "score": passage["score"],
-                    "source": self._rows.sources[self._places[passage["id"]]],
+                    "source": self._collection.source(passage["id"]),
                 },
             )
             for passage in self.search([query])[0]
@@ -173,112 +151,9 @@ class ChromaRetriever(BaseRetriever):
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
 
-    def _rank(self, queries: list[str], k: int) -> list[list[Passage]]:
-        rows = self._rows
-        return [
-            [
-                Passage(id=rows.ids[row], title=rows.titles[row], text=rows.texts[row], score=score)
-                for row, score in ranking
-            ]
-            for ranking in self._rankings(queries, k)
-        ]
-
-    def _rankings(self, queries: list[str], k: int) -> list[Ranking]:
-        if self.mode == "exact":
-            return exact(self._rows.vectors, self._vectors(queries), k)
-        if self.mode == "bm25":
-            return self._lexical.search(queries, k)
-        if self.mode == "hnsw":
-            return self._approximate(queries, k)
-        depth = max(FUSED, k)
-        dense = exact(self._rows.vectors, self._vectors(queries), depth)
-        return [fuse(pair, k) for pair in zip(dense, self._lexical.search(queries, depth), strict=True)]
-
-    def _approximate(self, queries: list[str], k: int) -> list[Ranking]:
-        """Ask Chroma's HNSW index; scores are cosines of the vectors it names."""
-        vectors, most = self._vectors(queries), min(k, len(self._rows.ids))
-        ask = chroma_errors(f'searching collection "{self.collection}"')(self._collection.query)
-        asked = partial(ask, query_embeddings=vectors, n_results=most, include=[])
-        got, rankings = self._patience.search(asked, self.patience_seconds), []
-        for vector, ids in zip(vectors, got["ids"], strict=True):
-            rows = np.array(sorted(self._places[key] for key in ids if key in self._places), dtype=np.intp)
-            (ranking,) = exact(self._rows.vectors[rows], vector[None], k)
-            rankings.append([(int(rows[place]), score) for place, score in ranking])
-        return rankings
-
-    def _vectors(self, queries: list[str]) -> Any:
-        """Return the queries' unit vectors [queries, dimension], of the collection's dimension."""
-        vectors = self._embedder.encode_queries(queries)
-        stored = self._rows.vectors.shape[1]
-        if vectors.shape[1] != stored:
-            raise RetrieverError(
-                f'collection "{self.collection}" has vectors of {stored} dimensions, the embedder '
-                f'"{self._embedder.name}" makes {vectors.shape[1]}; give the --embedder that built it'
-            )
-        return vectors
-
     @cached_property
-    def _embedder(self) -> Embedder:
-        known: Embedder | str | None = self.embedder
-        return open_embedder(known) if known is None or isinstance(known, str) else known
-
-    @cached_property
-    def _collection(self) -> Collection:
-        place = index_place(self.folder)
-        name = collection_name(self.collection)
-        with chroma_errors(f'opening collection "{self.collection}" in {place}'):
-            found = find_collection(open_client(place, remedy=index_command(name)), name)
-        if found is None:
-            raise RetrieverError(
-                f'there is no collection "{self.collection}" in {place}; build it: {index_command(name)}'
-            )
-        return found
-
-    @cached_property
-    def _card(self) -> Card:
-        """Return what is known of the collection, checked; a foreign one is described by what it holds."""
-        card = read_card(self._collection)
-        if card is None:
-            hashes = zip(self._rows.ids, map(text_digest, self._rows.titles, self._rows.texts), strict=True)
-            dense = self.mode != "bm25"
-            return Card(
-                self._embedder.name if dense else "-",
-                self._embedder.digest if dense else "-",
-                content_digest(hashes),
-                "complete",
-                len(self._rows.ids),
-            )
-        if card.state != "complete":
-            raise RetrieverError(
-                f'collection "{self.collection}" is unfinished: {self._collection.count()} of {card.wanted} '
-                "passages (interrupted, or being built right now); run the same command again to finish it: "
-                f"{index_command(self.collection)}"
-            )
-        if self.mode != "bm25" and card.embedder_digest != self._embedder.digest:
-            raise RetrieverError(wrong_embedder(self.collection, card, self._embedder))
-        return card
-
-    @cached_property
-    def _rows(self) -> Rows:
-        dense = self.mode != "bm25"
-        if read_card(self._collection) is None:
-            return read_rows(self._collection, dense=dense)
-        self.__dict__.pop("_collection")
-        self.__dict__.pop("_card", None)  # it may have been updated since it was opened
-        card = self._card  # unfinished, or of another embedder: say so before reading
-        rows = read_rows(self._collection, dense=dense)
-        self.__dict__.pop("_collection")
-        if read_card(self._collection) != card:
-            raise RetrieverError(f'collection "{self.collection}" was updated while it was read; open it again')
-        return rows
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {identifier: row for row, identifier in enumerate(self._rows.ids)}
-
-    @cached_property
-    def _lexical(self) -> Lexical:
-        return Lexical(list(map(embedded_text, self._rows.titles, self._rows.texts)))
+    def _collection(self) -> ChromaSearch:
+        return ChromaSearch(self.collection, self.embedder, self.mode, self.folder, self.patience_seconds)
 
 
 def open_retriever(
