@@ -202,7 +202,7 @@ class LockstepBatcher:
 
     inline = True
 
-    def __init__(self, policy: Policy, patience_seconds: float = 1.0) -> None:
+    def __init__(self, policy: Policy, patience_seconds: float = 5.0) -> None:
         """Bind to the policy; `idle` does the work."""
         self.policy = policy
         self.wake: Callable[[], None] = lambda: None

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import selectors
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 MOST_THREADS = 100_000
 """Never reached: a thread is only made where one is needed, and one that blocks must never starve another."""
@@ -39,23 +42,28 @@ class IdleSelector(selectors.DefaultSelector):
         return super().select(timeout)
 
 
-class CountedThreads(ThreadPoolExecutor):
-    """A loop's default executor that knows how many of its jobs have not ended."""
+class LockstepLoop(asyncio.SelectorEventLoop):
+    """An event loop that reports its idle moments and counts the jobs in threads that have not come back to it."""
 
-    def __init__(self) -> None:
-        """Start no thread."""
-        super().__init__(MOST_THREADS, "jade-node")
-        self._counting = threading.Lock()
+    def __init__(self, on_idle: Callable[[], bool]) -> None:
+        """Call `on_idle` when the loop is about to sleep; start no thread."""
+        super().__init__(IdleSelector(on_idle))
         self.busy = 0
+        """Jobs in threads whose end this loop has not learned of."""
+        self.set_default_executor(ThreadPoolExecutor(MOST_THREADS, "jade-node"))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a job in a thread; it counts as ended before anybody learns of its result."""
-        with self._counting:
-            self.busy += 1
-        future = super().submit(fn, *args, **kwargs)
-        future.add_done_callback(self._ended)
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """Run a job in a thread and count it until the loop learns of its end.
+
+        The loop itself stops counting, in the very step in which whoever awaits the job is made ready: where the thread
+        did so, the loop could find itself idle between a job's end and its news, and cut a batch one request short.
+        """
+        future = super().run_in_executor(executor, func, *args)
+        self.busy += 1
+        future.add_done_callback(self._came_back)
         return future
 
-    def _ended(self, future: Future[Any]) -> None:
-        with self._counting:
-            self.busy -= 1
+    def _came_back(self, _: asyncio.Future[Any]) -> None:
+        self.busy -= 1

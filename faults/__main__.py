@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import platform
-import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def conduct(given: argparse.Namespace, folder: Path) -> int:
                 if given.output is not None:
                     given.output.write_text(f"{table(rows)}\n\n{machine()}\n", encoding="utf-8")
         except Exception:  # the other faults are counted all the same
-            _log.exception("the fault %s could not be done", name)
+            hint = "" if given.keep else "; --keep FOLDER keeps the logs"
+            _log.exception("the fault %s could not be done%s", name, hint)
             broken.append(name)
     sys.stdout.write(f"{table(rows)}\n\n{machine()}\n")
     return 0 if not broken and all(row.held for row in rows) else 1
@@ -98,6 +100,21 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {cores} core(s), Python {platform.python_version()}."
 
 
+@contextmanager
+def workplace(keep: Path | None) -> Iterator[Path]:
+    """Yield the folder for everything that is made: the one to keep, or one that is gone afterwards, come what may."""
+    if keep is not None:
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="jade-faults-", ignore_cleanup_errors=True) as folder:
+        try:
+            yield Path(folder).resolve()
+        finally:
+            for process in multiprocessing.active_children():  # a job would write on into what is removed
+                process.kill()
+                process.join()
+
+
 def main() -> int:
     """Run from the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -107,12 +124,9 @@ def main() -> int:
 
     def work() -> int:
         given = read_arguments(sys.argv[1:])
-        folder = given.keep or Path(tempfile.mkdtemp(prefix="jade-faults-"))
-        os.environ["JADE_HOME"] = str(folder.resolve() / "home")  # what servers and indexes leave, too
-        status = conduct(given, folder.resolve())
-        if given.keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        return status
+        with workplace(given.keep) as folder:
+            os.environ["JADE_HOME"] = str(folder / "home")  # what servers and indexes leave, too
+            return conduct(given, folder)
 
     return run_command(work)
 

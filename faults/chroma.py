@@ -20,6 +20,7 @@ from agents.retriever import ChromaRetriever
 from faults.collected import Scene, now_and_then, through
 from faults.ports import answers, free_port
 from faults.rows import Plan, Row
+from faults.running import running
 from faults.toy import load
 from training.tinyoracle import TOP_K
 from training.tinyworld import tiny_world
@@ -33,14 +34,9 @@ class ChromaServer:
     """A real Chroma server over the tiny world's passages."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it and index the passages through it."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Choose its port; it keeps everything in a folder."""
         self._folder, self.port = folder, free_port()
-        self.start()
-        rows = [{key: passage[key] for key in ("id", "title", "text")} for passage in tiny_world().passages]
-        source = folder / "passages.jsonl"
-        source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-        build_index(source, collection=COLLECTION, embedder=HashEmbedder(), folder=Server("127.0.0.1", self.port))
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
@@ -49,15 +45,24 @@ class ChromaServer:
 
     def start(self) -> None:
         """Start it (again) and wait until it listens."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(self._folder / "store")]
         command += ["--port", str(self.port), "--host", "127.0.0.1"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         answers(f"{self.address}/api/v2/heartbeat")
 
     def kill(self) -> None:
-        """Do kill -9."""
-        self._process.kill()
-        self._process.wait()
+        """Do kill -9; nothing happens where it is dead."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def fill(self) -> None:
+        """Index the passages through it."""
+        rows = [{key: passage[key] for key in ("id", "title", "text")} for passage in tiny_world().passages]
+        source = self._folder / "passages.jsonl"
+        source.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        build_index(source, collection=COLLECTION, embedder=HashEmbedder(), folder=Server("127.0.0.1", self.port))
 
 
 def searching(address: str, model: str, mode: Any, patience: float) -> tuple[Any, Retriever]:
@@ -96,8 +101,7 @@ def run(plan: Plan) -> Iterator[Row]:
         "chroma-away": Scene("Chroma (hnsw)", f"kill -9 in the middle, away for good; {SHORT} s of patience",
                              searching, (address, plan.start, "hnsw", SHORT), away, after=0.25),
     }  # fmt: skip
-    try:
+    with running(server):
+        server.fill()
         for name, scene in scenes.items():
             yield through(plan, name, scene)
-    finally:
-        server.kill()

@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from faults.books import Books, books, same_weights
-from faults.lives import PATIENCE, die_often, start, waited, whole
+from faults.lives import PATIENCE, Pace, die_often, start, waited, whole
 from faults.rows import Plan, Row
 from faults.toy import Job, collect, examples_of, ledger_of
 
@@ -78,7 +78,7 @@ def resumes(job: Job, found: Books, seed: int) -> tuple[bool, float]:
         Job(f"{job.output}-{name}", job.start, job.questions, batch, str(ledger_of(job))) for name in ("calm", "killed")
     )
     longest, began = whole(calm).seconds, time.monotonic()
-    die_often(killed, DEATHS, longest, seed)
+    die_often(killed, DEATHS, Pace(killed, DEATHS, longest, seed))
     return same_weights(calm.folder, killed.folder), time.monotonic() - began
 
 

@@ -98,12 +98,13 @@ class Pace:
     """How long the next life may last, so that a given number of deaths is spread over a whole job.
 
     The moment is uniform between birth and a longest life, which is drawn out while the job is behind its schedule and
-    shortened while it is ahead.
+    shortened while it is ahead. Where the seconds of starting are told, a quarter of the lives ends in them, and the
+    others are so much longer.
     """
 
-    def __init__(self, job: Job, deaths: int, longest: float, seed: int) -> None:
-        """Begin with lives of at most `longest` seconds."""
-        self._job, self._deaths, self._longest = job, deaths, longest
+    def __init__(self, job: Job, deaths: int, longest: float, seed: int, starting: float = 0.0) -> None:
+        """Begin with lives of at most `longest` seconds, beside those of starting."""
+        self._job, self._deaths, self._longest, self._starting = job, deaths, longest, starting
         self._draw, self._died = random.Random(seed), 0
 
     def next(self) -> float:
@@ -111,7 +112,9 @@ class Pace:
         ahead = self.progress() > self._died / max(1, self._deaths)
         self._longest *= 0.85 if ahead else 1.15
         self._died += 1
-        return self._draw.uniform(0.0, self._longest)
+        if self._starting and self._draw.random() < 0.25:
+            return self._draw.uniform(0.0, self._starting)
+        return self._starting + self._draw.uniform(0.0, self._longest)
 
     def progress(self) -> float:
         """Return the share of the job that is done: iterations with a checkpoint."""
@@ -119,14 +122,13 @@ class Pace:
         return 0.0 if found is None else read_state(found).iteration / self._job.iterations
 
 
-def die_often(job: Job, deaths: int, longest: float, seed: int, after: Callable[[], None] = lambda: None) -> int:
+def die_often(job: Job, deaths: int, pace: Pace, after: Callable[[], None] = lambda: None) -> int:
     """Kill a job by SIGKILL at random moments, life after life, then let it live to its end.
 
     Args:
         job: The job; what stands in its folder is gone on with.
         deaths: How often.
-        longest: Seconds that a life may last at first.
-        seed: Of the moments.
+        pace: How long the lives last.
         after: Called after each death.
 
     Returns:
@@ -135,7 +137,7 @@ def die_often(job: Job, deaths: int, longest: float, seed: int, after: Callable[
     Raises:
         RuntimeError: It ended by itself before its end.
     """
-    pace, died = Pace(job, deaths, longest, seed), 0
+    died = 0
     while died < deaths:
         process = start(train, job)
         process.join(pace.next())

@@ -14,6 +14,7 @@ from agents.roster import prompts_digest
 from faults.collected import Scene, now_and_then, through
 from faults.model_server import ModelServer
 from faults.rows import Plan, Row
+from faults.running import running
 from training.tinymodel import TINY_PROMPTS
 from training.tinyworld import TinyRetriever, tiny_world
 
@@ -57,8 +58,6 @@ def run(plan: Plan) -> Iterator[Row]:
         "model-away": Scene("the model server", f"away 3 to 4 times as long as the client waits ({SHORT} s)", remote,
                             hasty, away, after=0.25),
     }  # fmt: skip
-    try:
+    with running(server):
         for name, scene in scenes.items():
             yield through(plan, name, scene)
-    finally:
-        server.kill()

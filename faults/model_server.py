@@ -103,9 +103,9 @@ class ModelServer:
     """The server as a process."""
 
     def __init__(self, model: str, pace: float = 0.0) -> None:
-        """Start it and wait until it listens."""
+        """Choose its port."""
         self._model, self._pace, self.port = model, pace, free_port()
-        self.start()
+        self._process: ForkServerProcess | None = None
 
     @property
     def address(self) -> str:
@@ -113,18 +113,19 @@ class ModelServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it (again) at its port."""
-        self._process: ForkServerProcess = start(serve, self._model, self.port, self._pace)
+        """Start it (again) at its port and wait until it listens."""
+        self._process = start(serve, self._model, self.port, self._pace)
         listens(self.port)
 
     def kill(self) -> None:
-        """Do kill -9."""
-        self._process.kill()
-        self._process.join(PATIENCE)
+        """Do kill -9; nothing happens where it is dead."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join(PATIENCE)
 
     def stall(self, seconds: float) -> None:
         """Stop it for a while: connections stay, and nothing comes."""
-        assert self._process.pid is not None
+        assert self._process is not None and self._process.pid is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         time.sleep(seconds)
         os.kill(self._process.pid, signal.SIGCONT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -12,6 +13,7 @@ from faults.collected import Scene, now_and_then, through
 from faults.model_server import ModelServer
 from faults.proxy import Fault, Proxy
 from faults.rows import Plan, Row
+from faults.running import running
 
 KINDS: tuple[tuple[Fault, str], ...] = (
     ("refused", "connections refused for 0.1 to 0.6 s, open ones cut"),
@@ -23,19 +25,14 @@ KINDS: tuple[tuple[Fault, str], ...] = (
 def run(plan: Plan) -> Iterator[Row]:
     """Put a proxy before each server and let it misbehave in each way."""
     server = ModelServer(plan.start)
-    try:
-        proxy = Proxy(server.port, plan.seed)
+    with running(server), closing(Proxy(server.port, plan.seed)) as proxy:
         patient = (f"http://127.0.0.1:{proxy.port}", plan.start, 60.0)
         yield from _each(plan, "the network to the model server", proxy, model.remote, patient)
-    finally:
-        server.kill()
     store = chroma.ChromaServer(plan.folder / "chroma-behind-proxy")
-    try:
-        proxy = Proxy(store.port, plan.seed)
+    with running(store), closing(Proxy(store.port, plan.seed)) as proxy:
+        store.fill()
         waiting = (f"http://127.0.0.1:{proxy.port}", plan.start, "hnsw", 20.0)
         yield from _each(plan, "the network to Chroma", proxy, chroma.searching, waiting)
-    finally:
-        store.kill()
 
 
 def _each(plan: Plan, part: str, proxy: Proxy, make: Any, arguments: tuple[Any, ...]) -> Iterator[Row]:
@@ -46,7 +43,6 @@ def _each(plan: Plan, part: str, proxy: Proxy, make: Any, arguments: tuple[Any, 
 
         name = f"{part.rpartition(' ')[2]}-{fault}"
         yield through(plan, f"network-{name.lower()}", Scene(part, done, make, arguments, disturb))
-    proxy.close()
 
 
 def _misbehave(proxy: Proxy, fault: Fault, process: ForkServerProcess, plan: Plan) -> int:

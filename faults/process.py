@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from faults.books import books, same_lines, same_weights, torn_checkpoint, torn_lines
-from faults.lives import die_often, whole
+from faults.lives import Pace, die_often, lived, whole
 from faults.rows import Plan, Row
-from faults.toy import Job, examples_of
-from graphs.ledger import is_sealed
-from training.checkpoint import FRESH, LATEST, PREVIOUS, find_checkpoint, read_state
+from faults.toy import STARTING, Job, examples_of
+from training.checkpoint import find_checkpoint, read_state
 from training.shares import segment_file
 
 
@@ -20,36 +19,37 @@ def run(plan: Plan) -> Iterator[Row]:
     """Kill one job again and again, and compare it with one that was never killed."""
     calm = Job(str(plan.folder / "whole"), plan.start, plan.questions, plan.batch)
     job = Job(str(plan.folder / "killed"), plan.start, plan.questions, plan.batch)
-    longest = whole(calm).seconds / 4
-    seen: Counter[str] = Counter()
+    lived(time.sleep, 0.0)  # the fork server has imported everything now
+    seconds = whole(calm).seconds
+    starting = min(seconds / 2, whole(calm).seconds)  # it has nothing left to do
+    pace = Pace(job, plan.kills, (seconds - starting) / max(4, calm.iterations / 2), plan.seed, starting)
+    seen, met = Counter[str](), Counter[int]()
     torn = 0
 
     def look() -> None:
         nonlocal torn
-        seen[moment(job.folder)] += 1
+        doing, iteration = moment(job)
+        seen[doing] += 1
+        met[iteration] += 1
         torn += torn_sealed(job.folder) + (torn_checkpoint(job.folder) is not None)
 
     began = time.monotonic()
-    times = die_often(job, plan.kills, longest, plan.seed, look)
+    times = die_often(job, plan.kills, pace, look)
     seconds = time.monotonic() - began
     found = books(job.folder / "ledger", examples_of(plan.questions))
     same = same_weights(calm.folder, job.folder) and same_lines(calm.folder / "ledger", job.folder / "ledger")
-    where = ", ".join(f"{count} {name}" for name, count in seen.most_common())
-    yield Row("the process", "kill -9 at a random moment", times, found, same, seconds, torn, note=f"it was: {where}")
+    where = ", ".join(f"{name} {count}" for name, count in seen.most_common())
+    spread = f"in {len(met)} of {job.iterations} iterations, at most {max(met.values(), default=0)} in one"
+    note = f"killed while {where}; {spread}"
+    yield Row("the process", "kill -9 at a random moment", times, found, same, seconds, torn, note=note)
 
 
-def moment(folder: Path) -> str:
-    """Return what a job was doing when it was killed, from what it left."""
-    if (folder / FRESH).exists():
-        return "writing a checkpoint"
-    if not (folder / LATEST).exists():
-        return "swapping checkpoints" if (folder / PREVIOUS).exists() else "starting for the first time"
-    file = segment_file(folder, read_state(folder / LATEST).iteration)
-    if not file.exists():
-        return "starting, or between iterations"
-    return (
-        "scoring or updating, or starting again before it" if is_sealed(file) else "recording runs, or starting again"
-    )
+def moment(job: Job) -> tuple[str, int]:
+    """Return what a job was doing when it was killed, and in which iteration."""
+    if not job.stage.is_file() or not (doing := job.stage.read_text()):
+        doing = STARTING
+    found = find_checkpoint(job.folder)
+    return doing, 0 if found is None else read_state(found).iteration
 
 
 def torn_sealed(folder: Path) -> int:

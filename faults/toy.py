@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from agents.roster import prompts_digest
 from evaluation.config import run_command
 from evaluation.dataset import Example
 from evaluation.tracking import track
+from training.clock import Clock
 from training.gold import Gold
 from training.ppo import run
 from training.ppo_config import PPOConfig
@@ -32,6 +34,8 @@ from training.tinyworld import tiny_world
 
 EXPERIMENT = "jade-faults"
 """MLflow experiment of tracked jobs."""
+STARTING, RECORDING = "starting", "recording runs"
+"""What a life does outside the stages that an iteration counts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,11 @@ class Job:
     def folder(self) -> Path:
         """Return its folder."""
         return Path(self.output)
+
+    @property
+    def stage(self) -> Path:
+        """Return the file that says what its life was doing last."""
+        return self.folder.with_name(f"{self.folder.name}.stage")
 
     @property
     def iterations(self) -> int:
@@ -117,19 +126,41 @@ def session_of(job: Job) -> Session:
     return begin(options_of(job), shared, worlds, Gold(examples), TINY_PROMPTS.style)
 
 
+class Watched(Clock):
+    """A clock that leaves on disk which stage it counts, for whoever finds the process dead."""
+
+    def __init__(self, file: Path) -> None:
+        """Name the file."""
+        super().__init__()
+        self._file = file
+        file.write_text(RECORDING)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what happens inside as one stage."""
+        self._file.write_text(name)
+        try:
+            with super().stage(name):
+                yield
+        finally:
+            self._file.write_text(RECORDING)
+
+
 def train(job: Job) -> None:
     """Live one life of a job: to its end, or until something kills it. A user's error ends with status 2."""
     own(job)
+    job.stage.write_text(STARTING)
     sys.exit(run_command(lambda: _train(job)))
 
 
 def _train(job: Job) -> int:
     session = session_of(job)
+    clock = Watched(job.stage)
     if job.store is None:
-        return run(session, Silent())  # type: ignore[arg-type]
+        return run(session, Silent(), clock=clock)  # type: ignore[arg-type]
     name, options = job.folder.name, {"output": job.output, "questions": job.questions}
     with track(EXPERIMENT, name, options, resume_run_id=session.state.mlflow_run) as tracked:
-        return run(session, tracked)
+        return run(session, tracked, clock=clock)
 
 
 def record_runs(job: Job, policy: Any, retriever: Retriever, in_flight: int) -> int:

@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from faults.books import books, same_weights
-from faults.lives import PATIENCE, die_often, lived, start, waited, whole
+from faults.lives import PATIENCE, Pace, die_often, lived, start, waited, whole
 from faults.ports import answers, free_port
 from faults.rows import Plan, Row
 from faults.toy import EXPERIMENT, Job, examples_of, home_of, own, train
@@ -128,7 +128,7 @@ def run(plan: Plan) -> Iterator[Row]:
 
     def away(job: Job) -> int:
         server.kill()
-        times = die_often(job, DEATHS, 4 * longest, plan.seed)  # opening the store takes seconds
+        times = die_often(job, DEATHS, Pace(job, DEATHS, 4 * longest, plan.seed))  # opening the store takes seconds
         server.start()
         return 1 + times
 

@@ -22,7 +22,7 @@ from langchain_core.runnables import RunnableConfig
 from agents.batcher import LockstepBatcher
 from agents.call import Policy
 from agents.errors import ConfigError
-from agents.idle import CountedThreads, IdleSelector
+from agents.idle import LockstepLoop
 from graphs.ledger import LedgerWriter
 from graphs.options import Options, read_options
 from graphs.recorded import RecordedGraph
@@ -184,15 +184,13 @@ def drive(batcher: LockstepBatcher, work: Callable[[], Any]) -> None:
     """Run `work` in a private event loop that reports its idle moments to the batcher."""
 
     def factory() -> asyncio.AbstractEventLoop:
-        loop = asyncio.SelectorEventLoop(IdleSelector(batcher.idle))
+        loop = LockstepLoop(batcher.idle)
 
         def wake() -> None:
             loop.call_soon_threadsafe(_nothing)
 
         batcher.wake = wake
-        threads = CountedThreads()
-        batcher.busy = lambda: threads.busy
-        loop.set_default_executor(threads)
+        batcher.busy = lambda: loop.busy
         return loop
 
     def run() -> None:

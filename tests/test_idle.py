@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
+
+import pytest
 
 from agents.batcher import LockstepBatcher
-from agents.call import Prompt, Request
-from agents.idle import CountedThreads, IdleSelector
+from agents.call import Completion, Prompt, Request
+from agents.idle import IdleSelector, LockstepLoop
 from tests.scripted import ScriptedPolicy, encode_text
 
 
@@ -92,18 +95,55 @@ def test_an_idle_loop_asks_again_by_itself() -> None:
     assert len(asked) >= 2
 
 
-def test_threads_are_counted_until_they_end() -> None:
-    threads, go, seen = CountedThreads(), threading.Event(), []
-    futures = [threads.submit(go.wait, 5) for _ in range(40)]
-    futures[0].add_done_callback(lambda _: seen.append(threads.busy))
-    assert threads.busy == 40
-    go.set()
-    assert all(future.result(5) for future in futures) and threads.busy == 0 and seen[0] < 40
-    threads.shutdown()
+def test_jobs_in_threads_are_counted_until_the_loop_learns_of_their_end() -> None:
+    loop, go = LockstepLoop(lambda: False), threading.Event()
+
+    async def main() -> int:
+        jobs = [loop.run_in_executor(None, go.wait, 5) for _ in range(40)]
+        assert loop.busy == 40
+        go.set()
+        assert all([await job for job in jobs])
+        failed = loop.run_in_executor(None, lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await failed
+        await asyncio.to_thread(go.wait)
+        return loop.busy
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        assert runner.run(main()) == 0
 
 
-def test_a_failed_job_has_ended_too() -> None:
-    threads = CountedThreads()
-    assert isinstance(threads.submit(lambda: 1 // 0).exception(5), ZeroDivisionError)
-    assert threads.busy == 0
-    threads.shutdown()
+def test_no_batch_is_cut_between_the_end_of_a_thread_and_its_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.idle.ASK_AGAIN", 0.01)  # the loop looks for idle work all the time
+    sizes: list[int] = []
+
+    class Late(LockstepLoop):
+        """A thread's news reach this loop late."""
+
+        def call_soon_threadsafe(self, *given: Any, **named: Any) -> asyncio.Handle:
+            if threading.current_thread().name.startswith("jade-node"):
+                time.sleep(0.1)
+            return super().call_soon_threadsafe(*given, **named)
+
+    class Counting(ScriptedPolicy):
+        def sample(self, requests: Sequence[Request]) -> list[Completion]:
+            sizes.append(len(requests))
+            return super().sample(requests)
+
+    batcher = LockstepBatcher(Counting(lambda role, user: user))
+    loop = Late(batcher.idle)
+    batcher.busy = lambda: loop.busy
+    batcher.enter("a")
+
+    async def branch(text: str, threaded: bool) -> str:
+        if threaded:
+            await asyncio.to_thread(time.sleep, 0.02)
+        request = Request((0,), "r", Prompt(tuple(encode_text(text)), 0), 50)
+        return (await asyncio.wrap_future(batcher.submit("a", request))).text
+
+    async def main() -> list[str]:
+        return list(await asyncio.gather(branch("one", False), branch("two", True)))
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        assert runner.run(main()) == ["one", "two"]
+    assert sizes == [2]

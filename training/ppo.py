@@ -21,7 +21,7 @@ from pathlib import Path
 
 from evaluation.config import read_config, run_command
 from evaluation.ranks import ALONE, Ranks, joined
-from evaluation.tracking import TrackedRun
+from evaluation.tracking import PARENT, TrackedRun
 from graphs.collection import Timing
 from graphs.trajectory import Trajectory
 from training.buffer import RolloutBuffer
@@ -52,13 +52,16 @@ ENDED_BY_ALARM = 3
 """Exit status of a run that an alarm stopped."""
 
 
-def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda: False) -> int:
+def run(
+    session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda: False, clock: Clock | None = None
+) -> int:
     """Run the remaining iterations.
 
     Args:
         session: As `begin` returned it.
         tracked: Where metrics and traces go.
         stop: Asked between iterations.
+        clock: Counts where the time goes; default: one that nobody else sees.
 
     Returns:
         0, or `ENDED_BY_ALARM`.
@@ -73,7 +76,7 @@ def run(session: Session, tracked: TrackedRun, stop: Callable[[], bool] = lambda
     first = state.iteration
     if first == 0 and config.eval_every:
         _note(session, tracked, evaluate(session), 0)
-    status, clock = 0, Clock()
+    status, clock = 0, clock or Clock()
     runs = len([*ranks.mine(range(config.questions))]) * config.runs if batches is None else 0
     with following(first, config.iterations, runs, shown=ranks.leads) as follow:
         while session.state.iteration < config.iterations and not ranks.any(stop()):
@@ -284,7 +287,7 @@ def _train(config: PPOConfig, dry_run: bool, ranks: Ranks) -> int:
             _log.info("%s", estimate(trial))
         return 0
     session = begin(config, shared, worlds, gold, prompts.style, ranks)
-    tags = hash_tags(session)
+    tags = {**hash_tags(session), **({} if config.parent is None else {PARENT: config.parent})}
     name, resumed = Path(config.output).name, session.state.mlflow_run
     tracking = tracked_by_first(ranks, config.experiment, name, config.__dict__, tags, resumed)
     with tracking as tracked, ends_gently() as stop:
