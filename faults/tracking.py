@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -18,6 +19,7 @@ from faults.books import books, same_weights
 from faults.lives import PATIENCE, Pace, die_often, lived, start, waited, whole
 from faults.ports import answers, free_port
 from faults.rows import Plan, Row
+from faults.running import running
 from faults.toy import EXPERIMENT, Job, examples_of, home_of, own, train
 from training.history import read_metrics
 
@@ -29,14 +31,14 @@ class MlflowServer:
     """A real tracking server over a SQLite store."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Choose its port; it keeps everything in a folder."""
         self._folder, self.port = folder, free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        self.start()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it (again) and wait until it is healthy."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         command = [
             str(Path(sys.executable).with_name("mlflow")), "server", "--backend-store-uri",
             f"sqlite:///{self._folder}/tracking.db", "--artifacts-destination", str(self._folder / "artifacts"),
@@ -48,9 +50,12 @@ class MlflowServer:
         answers(f"{self.address}/health")
 
     def kill(self) -> None:
-        """Do kill -9 to it and its workers."""
-        self._signal(signal.SIGKILL)
-        self._process.wait()
+        """Do kill -9 to it and its workers; nothing happens where it is dead."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):  # they all ended by themselves
+                self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
 
     def stall(self, seconds: float) -> None:
         """Stop it and its workers for a while."""
@@ -59,6 +64,7 @@ class MlflowServer:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
+        assert self._process is not None
         os.killpg(self._process.pid, number)
 
 
@@ -137,12 +143,10 @@ def run(plan: Plan) -> Iterator[Row]:
         "tracked-stalled": ("stopped for 2 to 4 s after a third of the job", stalled),
         "tracked-away": (f"away during the whole job, which is killed {DEATHS} times as well; up again after it", away),
     }
-    try:
+    with running(server):
         for name, (done, fault) in scenes.items():
             job = replace(calm, output=str(plan.folder / name), store=server.address)
             yield _row(plan, calm, job, done, fault)
-    finally:
-        server.kill()
 
 
 def _row(plan: Plan, calm: Job, job: Job, done: str, fault: Callable[[Job], int]) -> Row:
