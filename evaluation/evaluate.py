@@ -132,8 +132,8 @@ def publish(
     report: Mapping[str, Any],
     sections: Sequence[str] = (),
     more: Mapping[str, Figure] | None = None,
-) -> None:
-    """Write the report and its figures into the output folder, and into MLflow.
+) -> str | None:
+    """Write the report and its figures into the output folder, and into MLflow; return the id of the run there.
 
     Args:
         config: Where to.
@@ -143,8 +143,7 @@ def publish(
     """
     output = Path(config.output).expanduser()
     figures = _write(report, output, sections, more or {})
-    if config.experiment is not None:
-        _track(config, report, figures, output)
+    return None if config.experiment is None else _track(config, report, figures, output)
 
 
 def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked], program: str) -> dict[str, Any]:
@@ -220,7 +219,7 @@ def _write(
     return figures
 
 
-def _track(config: EvalConfig, report: Mapping[str, Any], figures: Mapping[str, Figure], output: Path) -> None:
+def _track(config: EvalConfig, report: Mapping[str, Any], figures: Mapping[str, Figure], output: Path) -> str | None:
     from evaluation.report_tracking import log_report, log_systems
     from evaluation.tracking import track
 
@@ -228,6 +227,7 @@ def _track(config: EvalConfig, report: Mapping[str, Any], figures: Mapping[str, 
     with track(config.experiment, output.name, config.__dict__) as tracked:
         log_report(tracked, report, figures, output)
         log_systems(tracked, config.experiment, report)
+    return tracked.run_id
 
 
 def log_as(ranks: Ranks) -> None:

@@ -48,44 +48,74 @@ class Experiment:
     """Rows → file name → figure."""
     later: Callable[[Sequence[Row]], Sequence[Arm]] = field(default=_no_more)
     """Rows of `arms` → arms that follow from them."""
+    tracked_as: str = TRACKED
+    """MLflow experiment; that of the runs which the arms log themselves, where they do."""
 
 
 class Family:
     """The MLflow run of an experiment, and those of its arms."""
 
-    def __init__(self, name: str, parent: TrackedRun, file: Path, children: Mapping[str, str]) -> None:
+    def __init__(self, of: Experiment, parent: TrackedRun, file: Path, children: Mapping[str, str]) -> None:
         """Take the open parent run, and the children that were logged before (row key → run id)."""
-        self._name, self.parent, self._file, self._children = name, parent, file, dict(children)
+        self._of, self.parent, self._file, self._children = of, parent, file, dict(children)
         self._write()
 
     def log(self, row: Row) -> None:
-        """Log a row as a child run, once: its options, its "curve" of (step, metrics), and its final "metrics"."""
+        """Log a row as a child run, once: the run that its arm logged itself (its id is "run"), else a new one.
+
+        A new one gets the row's options and its "curve" of (step, metrics); both get its final "metrics".
+        """
         if row["key"] in self._children:
             return
-        tags = {PARENT: self.parent.run_id} if self.parent.run_id is not None else {}
+        run_id = (self._adopted(row) if row.get("run") else None) or self._made(row)
+        if run_id is not None:
+            self._children[row["key"]] = run_id
+            self._write()
+
+    def _adopted(self, row: Row) -> str | None:
+        """Make the arm's own run a child and return its id; None where this store has no such run."""
+        try:
+            with track(self._of.tracked_as, None, None, self._tags(), row["run"]) as run:
+                run.log_metrics(row.get("metrics", {}), _last(row))
+        except ConfigError as error:
+            _log.warning("%s; logging %s, seed %d anew", error, row["arm"], row["seed"])
+            return None
+        return run.run_id
+
+    def _made(self, row: Row) -> str | None:
+        """Log a row as a run of its own and return its id; None while the store does not answer."""
         params = {"arm": row["arm"], "seed": row["seed"], **row["options"], **row["setting"]}
-        with track(
-            TRACKED, f"{row['arm']}, seed {row['seed']}", params, {**tags, "jade.experiment": self._name}
-        ) as run:
+        with track(self._of.tracked_as, f"{row['arm']}, seed {row['seed']}", params, self._tags()) as run:
             for step, metrics in row.get("curve", ()):
                 run.log_metrics(metrics, int(step))
-            last = row["curve"][-1][0] if row.get("curve") else 0
-            run.log_metrics(row.get("metrics", {}), int(last))
-        if run.run_id is not None:
-            self._children[row["key"]] = run.run_id
-            self._write()
+            run.log_metrics(row.get("metrics", {}), _last(row))
+        return run.run_id
+
+    def _tags(self) -> dict[str, str]:
+        family = {PARENT: self.parent.run_id} if self.parent.run_id is not None else {}
+        return {**family, "jade.experiment": self._of.name}
 
     def _write(self) -> None:
         known = {"uri": tracking_uri(), "parent": self.parent.run_id, "children": self._children}
         self._file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
+def _last(row: Row) -> int:
+    return int(row["curve"][-1][0]) if row.get("curve") else 0
+
+
+def parent_of(folder: Path) -> str | None:
+    """Return the id of the MLflow run of the experiment in a folder, for arms that log runs of their own."""
+    known: str | None = _known(folder / "mlflow.json").get("parent")
+    return known
+
+
 @contextmanager
-def family(name: str, folder: Path, params: Mapping[str, Any]) -> Iterator[Family]:
+def family(of: Experiment, folder: Path, params: Mapping[str, Any]) -> Iterator[Family]:
     """Open the run of an experiment, or the one that its folder names.
 
     Args:
-        name: Of the experiment, and of the run.
+        of: The experiment.
         folder: The experiment's; holds mlflow.json.
         params: What the experiment was started with.
 
@@ -93,17 +123,17 @@ def family(name: str, folder: Path, params: Mapping[str, Any]) -> Iterator[Famil
         ConfigError: The store refuses to open a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    known = _known(folder / "mlflow.json")
+    known, tags = _known(folder / "mlflow.json"), {"jade.experiment": of.name}
     with ExitStack() as stack:
         try:
-            parent = stack.enter_context(track(TRACKED, name, params, {"jade.experiment": name}, known.get("parent")))
+            parent = stack.enter_context(track(of.tracked_as, of.name, params, tags, known.get("parent")))
         except ConfigError as error:
             if not known.get("parent"):
                 raise
             _log.warning("%s; logging everything anew", error)
             known = {}
-            parent = stack.enter_context(track(TRACKED, name, params, {"jade.experiment": name}))
-        yield Family(name, parent, folder / "mlflow.json", known.get("children", {}))
+            parent = stack.enter_context(track(of.tracked_as, of.name, params, tags))
+        yield Family(of, parent, folder / "mlflow.json", known.get("children", {}))
 
 
 def _known(file: Path) -> dict[str, Any]:
@@ -139,7 +169,7 @@ def conduct(
         ConfigError: The tracking store refuses to open a run.
     """
     results, prepared = Results(folder / "results.jsonl", setting), cache(make_job)
-    with family(experiment.name, folder, {"arms": len(experiment.arms), **setting}) as logged:
+    with family(experiment, folder, {"arms": len(experiment.arms), **setting}) as logged:
         arms = list(experiment.arms)
         rows = run_arms(arms, results, prepared, processes=processes, on_row=logged.log)
         more = list(experiment.later(rows)) if rows else []

@@ -224,30 +224,44 @@ def warm_starts(views: Sequence[str], steps: int) -> Job:
     return partial(train_arm, starts)
 
 
-def tiny_experiment(make: Callable[[int, int], Experiment], seeds: int, about: str | None) -> int:
+def tiny_experiment(
+    make: Callable[..., Experiment], seeds: int, about: str | None, own: argparse.ArgumentParser | None = None
+) -> int:
     """Be the command of an experiment in the tiny world; return its exit status.
 
     Args:
-        make: (seeds, iterations) → the experiment.
+        make: Given `seeds`, `iterations` and the experiment's own options by name, returns the experiment.
         seeds: How many unless told otherwise.
         about: The module's docstring, for the help text.
+        own: Options of this experiment alone; a parser without --help.
     """
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given = _tiny_options_given(seeds, about, own)
+    steps, processes, output = (given.pop(name) for name in ("steps", "processes", "output"))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+
+    def work() -> int:
+        experiment = make(**given)
+        views = list(dict.fromkeys(str(arm.options.get("select", "role")) for arm in experiment.arms))
+        folder = output or Path("runs") / "experiments" / experiment.name
+        prepare, setting = partial(warm_starts, views, steps), {"steps": steps}
+        return conduct(experiment, folder, prepare, setting=setting, processes=processes)
+
+    return run_command(work, "stopped; the same command goes on with the arms that are not finished")
+
+
+def _tiny_options_given(seeds: int, about: str | None, own: argparse.ArgumentParser | None) -> dict[str, Any]:
+    """Return the command line's options by name; a count below 1 ends the command with a message."""
+    parents = [] if own is None else [own]
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter, parents=parents
+    )
     parser.add_argument("--seeds", type=int, default=seeds, help=f"training runs of each arm (default {seeds})")
     parser.add_argument("--iterations", type=int, default=12, help="of each training run (default 12)")
     parser.add_argument("--steps", type=int, default=450, help="of the warm start (default 450)")
     parser.add_argument("--processes", type=int, default=2, help="arms trained at once, one thread each (default 2)")
     parser.add_argument("--output", type=Path, help="folder; finished arms in it are not run again")
-    given = parser.parse_args()
+    given = vars(parser.parse_args())
     for name in ("seeds", "iterations", "steps", "processes"):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name} {getattr(given, name)}: give 1 or more")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    experiment = make(given.seeds, given.iterations)
-    views = list(dict.fromkeys(str(arm.options.get("select", "role")) for arm in experiment.arms))
-    folder = given.output or Path("runs") / "experiments" / experiment.name
-    prepare, setting = partial(warm_starts, views, given.steps), {"steps": given.steps}
-    interrupted = "stopped; the same command goes on with the arms that are not finished"
-    return run_command(
-        lambda: conduct(experiment, folder, prepare, setting=setting, processes=given.processes), interrupted
-    )
+        if given[name] < 1:
+            parser.error(f"--{name} {given[name]}: give 1 or more")
+    return given

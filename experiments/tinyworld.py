@@ -1,7 +1,8 @@
 """Learning, proven in the tiny world: PPO from a mediocre warm start, on questions and facts that it never saw.
 
-    python -m experiments.tinyworld --seeds 2                        one arm and its control
-    python -m experiments.tinyworld --grid --seeds 5                 estimators × train modes
+    python -m experiments tinyworld --seeds 2                        one arm and its control
+    python -m experiments tinyworld --grid --seeds 5                 estimators × train modes
+    python -m experiments tinyworld --estimators "['tree_gae', 'loo']" --train "['all', 'planner']"
 
 The control permutes R across questions: whatever it gains was not learned from the outcome. Held-out F1 is reported
 greedily and at τ = 1; regret is that of the chosen plans against the best one, both in the oracle's hands.
@@ -10,32 +11,72 @@ greedily and at τ = 1; regret is that of the chosen plans against the best one,
 from __future__ import annotations
 
 import argparse
-import json
-import logging
+import ast
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
+from agents.errors import ConfigError
 from evaluation.statistics import interval
-from experiments.learning import Learned, learn_all, mean
-from training.tinystart import warm_start
+from experiments.arms import Row, seeded
+from experiments.conduct import Experiment
+from experiments.learning import Learned, learn_all, learned, mean, tiny_experiment
+from experiments.shown import arm_figures, comparison_table
+
+__all__ = ["Learned", "gains", "learn_all", "table", "tinyworld"]
 
 ESTIMATORS = ("tree_gae", "terminal_gae", "broadcast", "loo")
 MODES = ("all", "planner", "executors")
 
 
-def arms(grid: bool, seeds: int) -> Iterator[dict[str, Any]]:
-    """Yield the options of every training run."""
-    pairs: Sequence[tuple[str, str]] = tuple(product(ESTIMATORS, MODES)) if grid else (("tree_gae", "all"),)
-    for (estimator, train), seed in product(pairs, range(seeds)):
-        yield {"estimator": estimator, "train": train, "seed": seed}
-    for seed in range(seeds):
-        yield {"estimator": "tree_gae", "train": "all", "seed": seed, "control": True}
+def tinyworld(
+    seeds: int, iterations: int, *, grid: bool = False, estimators: str | None = None, train: str | None = None
+) -> Experiment:
+    """Return the experiment: an arm for each estimator and train mode, and the first one's control.
+
+    Args:
+        seeds: Training runs of each arm.
+        iterations: Of each training run.
+        grid: All estimators and train modes, but for those that the next two leave out.
+        estimators: As on the command line: a name, or a list of names; None = all of a grid, else tree_gae.
+        train: Likewise; None = all three of a grid, else all roles together.
+
+    Raises:
+        ConfigError: An unknown name, or a list that is none.
+    """
+    pairs = product(_names("estimators", estimators, ESTIMATORS, grid), _names("train", train, MODES, grid))
+    named: dict[str, dict[str, Any]] = {
+        f"{estimator}, {mode}": {"estimator": estimator, "train": mode, "iterations": iterations}
+        for estimator, mode in pairs
+    }
+    first = next(iter(named))
+    named[f"{first}, R permuted"] = {**named[first], "control": True}
+
+    def show(rows: Sequence[Row]) -> str:
+        parts = (table([learned(row) for row in rows]), comparison_table(rows, first))
+        return "\n\n".join(part for part in parts if part)
+
+    return Experiment("tinyworld", seeded(named, seeds), show, arm_figures)
+
+
+def _names(option: str, text: str | None, allowed: Sequence[str], everything: bool) -> list[str]:
+    """Return the names that an option lists, each once.
+
+    Raises:
+        ConfigError: There is none, or an unknown one.
+    """
+    if text is None:
+        return list(allowed) if everything else [allowed[0]]
+    try:
+        given = ast.literal_eval(text) if text.lstrip().startswith("[") else [text]
+    except (ValueError, SyntaxError):
+        given = []
+    if not given or any(name not in allowed for name in given):
+        raise ConfigError(
+            f'--{option} {text!r}: give some of {", ".join(allowed)}, such as --{option} "{list(allowed[:2])}"'
+        )
+    return list(dict.fromkeys(given))
 
 
 def table(results: Sequence[Learned]) -> str:
@@ -72,30 +113,12 @@ def _mean(items: Sequence[Learned], name: str, when: str) -> float:
 
 
 def main() -> int:
-    """Run the arms and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.tinyworld", description=__doc__)
-    parser.add_argument("--grid", action="store_true", help="all estimators and train modes")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=450, help="of the warm start")
-    parser.add_argument("--processes", type=int, default=2, help="arms trained at once, one thread each")
-    parser.add_argument("--results", type=Path, help="append one JSON line per training run")
-    given = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    with tempfile.TemporaryDirectory() as scratch:
-        began = time.process_time()
-        start = warm_start(Path(scratch), steps=given.steps)
-        logging.info("warm start: loss %.3f, %.0f CPU s", start.losses[-1], time.process_time() - began)
-        results = []
-        every = [{"iterations": given.iterations, **arm} for arm in arms(given.grid, given.seeds)]
-        for arm, result in zip(every, learn_all(start, Path(scratch), every, given.processes), strict=True):
-            results.append(result)
-            logging.info("%s\n%s", arm, table(results[-1:]))
-            if given.results is not None:
-                with given.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(result)) + "\n")
-    sys.stdout.write(table(results) + "\n")
-    return 0
+    """Run the experiment from the command line."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--grid", action="store_true", help="all estimators and train modes")
+    own.add_argument("--estimators", help=f"a name or a list of names of {', '.join(ESTIMATORS)}; cuts the grid")
+    own.add_argument("--train", help=f"a name or a list of names of {', '.join(MODES)}; cuts the grid")
+    return tiny_experiment(tinyworld, 2, __doc__, own)
 
 
 if __name__ == "__main__":

@@ -213,6 +213,8 @@ class PPOConfig:
     """Adapters of the last updates that are kept for the replay of older runs."""
     experiment: str = "jade-ppo"
     """MLflow experiment."""
+    parent: str | None = None
+    """Id of the MLflow run that this one is nested in; none = it stands by itself."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values by name."""
