@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from agents.errors import ConfigError
-from evaluation.tracking import PARENT, MlflowStore, tracking_uri
+from evaluation.tracking import PARENT, MlflowStore, track, tracking_uri
 from experiments.__main__ import experiments, run_named
 from experiments.arms import Arm, Job, Results, Row, by_arm, run_arms, seeded
-from experiments.conduct import Experiment, conduct
+from experiments.conduct import TRACKED, Experiment, conduct, family, parent_of
 from tests.arm_jobs import doubled
 from tests.tracking_store import store
 
@@ -156,12 +156,36 @@ def test_a_failed_arm_is_told_in_the_exit_status_and_the_rest_is_shown(
     assert len(json.loads((tmp_path / "out" / "mlflow.json").read_text())["children"]) == 3
 
 
+def test_a_run_that_an_arm_logged_itself_becomes_a_child(store: Path, tmp_path: Path) -> None:
+    results, folder = Results(tmp_path / "results.jsonl"), tmp_path / "out"
+    with track(TRACKED, "a training", {"lr": 0.5}) as own:
+        own.log_metrics({"rollout/reward": 0.5}, 7)
+    curve = [[7, {"rollout/reward": 0.5}]]
+    row = results.add(Arm("a", 0), {"run": own.run_id, "curve": curve, "metrics": {"eval/tiny/f1": 0.25}})
+    lost = results.add(Arm("b", 0), {"run": "0" * 32, "curve": curve})  # of another store
+    assert parent_of(folder) is None
+    with family(toy_experiment(tmp_path), folder, {}) as logged:
+        assert parent_of(folder) == logged.parent.run_id is not None
+        for item in (row, lost, row):
+            logged.log(item)
+    children = json.loads((folder / "mlflow.json").read_text())["children"]
+    assert children[row["key"]] == own.run_id and len(children) == 2
+    client = MlflowStore(tracking_uri()).client
+    mine, new = client.get_run(own.run_id or ""), client.get_run(children[lost["key"]])
+    assert mine.data.tags[PARENT] == new.data.tags[PARENT] == parent_of(folder)
+    assert mine.info.run_name == "a training" and mine.info.status == "FINISHED" and mine.data.params == {"lr": "0.5"}
+    assert [(item.step, item.value) for item in client.get_metric_history(own.run_id, "rollout/reward")] == [(7, 0.5)]
+    assert [(item.step, item.value) for item in client.get_metric_history(own.run_id, "eval/tiny/f1")] == [(7, 0.25)]
+    assert new.info.run_name == "b, seed 0" and new.data.metrics == {"rollout/reward": 0.5}
+
+
 # ---- the experiments themselves
 
 
 def test_experiments_are_listed_and_a_wrong_name_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     known = experiments()
-    assert {"credit", "penalties", "sensitivity", "tinyworld"} <= set(known) and "arms" not in known
+    assert {"credit", "penalties", "sensitivity", "tinyworld", "baselines", "yesno"} <= set(known)
+    assert not {"arms", "trained", "yesno_task"} & set(known)
     assert all(len(text) > 20 for text in known.values())
     assert run_named([]) == 0
     listed = capsys.readouterr().out

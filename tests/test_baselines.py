@@ -1,72 +1,170 @@
-"""Trained baselines: every arm gets the same budget, finished ones are not trained again, all are compared."""
+"""Trained baselines: every arm gets the same budget, is trained once and nested in one MLflow run; all are compared."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agents.errors import ConfigError
+from agents.model import SharedModel
 from evaluation.config import read_config
 from evaluation.systems import read_systems
-from experiments.baselines import ARMS, PROGRAM, BaselinesConfig, finished, train_arms
-from experiments.learning import Silent
-from graphs.options import Options
-from tests.eval_toy import retrievers, two_sets
-from tests.ppo_toy import start_adapter, toy_session
-from tests.toy_model import toy_model
-from training.ppo import run
-from training.ppo_config import PPOConfig
+from evaluation.tracking import PARENT, MlflowStore, tracking_uri
+from experiments.arms import Arm, Results, Row
+from experiments.baselines import PROGRAM, RECIPES, BaselinesConfig, baselines, figures, show, work
+from experiments.conduct import conduct, family
+from experiments.trained import COMPARISON, finished, measure, setting_of, taught
+from graphs.options import read_options
+from tests.eval_toy import ASKED, retrievers
+from tests.ppo_toy import start_adapter
+from tests.scripted import PASSAGES, ListRetriever
+from tests.toy_model import toy_module, toy_tokenizer
+from tests.tracking_store import store
+
+__all__ = ["store"]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def toy_baselines(folder: Path, **changes: Any) -> BaselinesConfig:
+    fields: dict[str, Any] = {
+        "output": str(folder / "out"), "model": str(folder / "toy"),
+        "datasets": ["nq"], "iterations": 1, "questions": 1, "runs": 2, "first_layer": 1, "rank": 4, "lora_alpha": 8,
+        "critic_warmup": 0, "minibatches": 1, "eval_every": 0, "traces": 0, "threads": 1, "dtype": "fp32", "top_k": 2,
+        "target_kl": None, "max_depth": 0, "decoding": "constrained", "arms": ["r-ag", "joint"],
+    }  # fmt: skip
+    return BaselinesConfig(**{**fields, **changes})
+
+
+def never(*given: Any) -> Any:
+    raise AssertionError("nothing was to be trained")
 
 
 def test_all_arms_have_one_budget(tmp_path: Path) -> None:
     config = BaselinesConfig(output=str(tmp_path), adapter="adapters/warm", iterations=7, questions=5, runs=3)
-    options = {name: asdict(config.training(name)) for name in ARMS}
-    for name, arm in ARMS.items():
+    options = {name: asdict(config.training(name)) for name in RECIPES}
+    for name, recipe in RECIPES.items():
         differs = {key for key in options[name] if options[name][key] != options["joint"][key]}
-        assert differs == {"output", *arm.changes} - ({"output"} if name == "joint" else set()), name
+        assert differs == {"output", *recipe.changes} - ({"output"} if name == "joint" else set()), name
         assert Path(options[name]["output"]) == tmp_path / name
+    keys = {Results(tmp_path / "r", setting_of(config)).key(arm) for arm in baselines(config).arms}
+    assert len(keys) == len(RECIPES)
+    cheaper = replace(config, threads=1, output="elsewhere", eval_every=3, traces=0)
+    assert setting_of(cheaper) == setting_of(config) != setting_of(replace(config, lr=1e-5))
 
 
-def test_an_arm_is_trained_once_and_all_are_compared(tmp_path: Path) -> None:
-    start = start_adapter(tmp_path / "start")
-    config = BaselinesConfig(output=str(tmp_path / "out"), adapter=str(start), arms=["planner", "joint"], iterations=1)
-    taught: list[str] = []
+def test_training_runs_are_children_of_one_run_with_table_and_figure(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agents.retriever.open_retriever", lambda name, *, k: ListRetriever(PASSAGES))
+    monkeypatch.setattr("evaluation.figures.figures_of", lambda report: {})
+    toy_module().save_pretrained(tmp_path / "toy")
+    toy_tokenizer().save_pretrained(tmp_path / "toy")
+    config = toy_baselines(tmp_path)
+    experiment, out = baselines(config), tmp_path / "out"
+    results = Results(out / "results.jsonl", setting_of(config))
+    client = MlflowStore(tracking_uri()).client
+    with family(experiment, out, {}) as logged:
+        parent = str(logged.parent.run_id)
+        rows = [results.add(arm, work(config, arm)) for arm in experiment.arms]
+        for row in rows:
+            assert client.get_run(row["run"]).data.tags[PARENT] == parent, "nested while it trains"
+    assert [(row["version"], [step for step, _ in row["curve"]]) for row in rows] == [(1, [1]), (1, [1])]
+    check_trained_once(config)
+    rows.append(results.add(*compared(config, rows)))
+    # all arms have their rows: nothing is run, all is shown and logged
+    assert conduct(experiment, out, never, setting=setting_of(config)) == 0
+    known = json.loads((out / "mlflow.json").read_text())
+    assert known["parent"] == parent and set(known["children"].values()) == {row["run"] for row in rows}
+    assert {client.get_run(row["run"]).data.tags[PARENT] for row in rows} == {parent}
+    assert {client.get_run(run).info.experiment_id for run in (parent, *known["children"].values())} == {
+        client.get_experiment_by_name("jade-experiments").experiment_id
+    }
+    assert "rollout/score" in client.get_run(rows[0]["run"]).data.metrics
+    assert {item.path for item in client.list_artifacts(parent)} >= {"table.md", "results.jsonl", "figures"}
+    printed = capsys.readouterr().out
+    assert printed == (out / "table.md").read_text() and "| r-ag | " in printed and "R,AG@" in printed
+    assert (out / "f1-by-arm.png").read_bytes().startswith(b"\x89PNG")
 
-    def teach(options: PPOConfig) -> int:
-        taught.append(Path(options.output).name)
-        session = toy_session(Path(options.output), start=start, iterations=1, train=options.train)
-        return run(session, Silent())  # type: ignore[arg-type]
 
-    assert train_arms(config, teach) == {"planner": 0, "joint": 0} and taught == ["planner", "joint"]
-    assert train_arms(config, teach) == {"planner": 0, "joint": 0} and taught == ["planner", "joint"], "trained again"
-    longer = BaselinesConfig(output=config.output, adapter=str(start), arms=["joint"], iterations=2)
-    assert not finished(longer.training("joint"))
-    with pytest.raises(ConfigError, match="joint stopped before its last iteration"):
-        train_arms(longer, lambda options: 0)
-    compared = config.comparison()
-    systems = read_systems(compared.systems, Options())
-    assert [system.kind for system in systems] == ["planned"] * 3 and compared.decoding == "constrained"
+def check_trained_once(config: BaselinesConfig) -> None:
+    """Check that a finished arm is not trained again, one with other options is refused, and half of one is told."""
+    joint = config.training("joint")
+    assert finished(joint) and taught(joint, never)["version"] == 1
+    with pytest.raises(ConfigError, match=r"joint was trained with other options \(lr: 0.0002 → 0.5\); use them"):
+        taught(replace(joint, lr=0.5), never)
+    longer = replace(joint, iterations=2)
+    assert not finished(longer)
+    for status, message in ((0, "it stopped before its last iteration"), (3, "an alarm stopped it")):
+        with pytest.raises(ConfigError, match=rf"joint: {message}; the same command goes on with it"):
+            taught(longer, lambda options, status=status: status)
+
+
+def compared(config: BaselinesConfig, rows: list[Row]) -> tuple[Arm, Mapping[str, Any]]:
+    """Return the arm that follows, and what it finds on the toy questions."""
+    (arm,) = baselines(config).later(rows)
+    assert arm.name == COMPARISON and arm.options["trained"] == [row["key"] for row in rows]
+    more = baselines(config).later([{**row, "key": "another"} for row in rows])
+    assert more[0].options != arm.options, "what was trained on is asked anew"
+    mine = replace(config.comparison(), max_new_tokens=10, resamples=200, plan_questions=0)
+    assert mine.systems == arm.options["systems"]
+    systems = read_systems(mine.systems, read_options(mine.options()))
+    base = SharedModel.load(config.model, dtype="fp32", device="cpu", threads=1)
+    found = measure(mine, systems, [ASKED], base, retrievers([ASKED]), "f1")
+    assert [len(found["scores"][name][0]) for name in mine.systems] == [5] * 4
+    return arm, found
+
+
+def test_what_is_compared(tmp_path: Path) -> None:
+    for name in ("start", "out/planner/adapter", "out/joint/adapter"):
+        start_adapter(tmp_path / name)
+    config = toy_baselines(tmp_path, arms=["planner", "joint"], adapter=str(tmp_path / "start"))
+    mine = config.comparison()
+    systems = read_systems(mine.systems, read_options(mine.options()))
+    assert [system.kind for system in systems] == ["planned"] * 3 and mine.decoding == "constrained"
     alone = systems[1]
-    assert set(alone.folders) == {"planner", "*"} and alone.folders["*"] == start
-    from evaluation.bench import Bench
+    assert set(alone.folders) == {"planner", "*"} and alone.folders["*"] == tmp_path / "start"
+    assert config.starts().systems == [f"jade@{tmp_path / 'start'}"]
+    assert config.comparison(["joint"]).systems == [systems[0].label, systems[2].label], "an arm that failed is left out"
 
-    sets = two_sets()
-    bench = Bench(toy_model(), compared, retrievers(sets))
-    digests = {bench.digest(system, sets[0]) for system in systems}
-    assert len(digests) == 3, "start, planner alone and joint are three different things"
+
+def test_the_tables_by_hand() -> None:
+    config = BaselinesConfig(output="o", adapter="s", arms=["joint", "r-ag"], datasets=["nq", "musique"])
+    scores = {
+        "jade@s": [[0.0, 1.0, 0.0, 1.0], [0.0, 0.0]],  # 0.25 over two sets that count the same
+        "jade@o/joint/adapter": [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0]],  # 0.75
+        "R,AG@s": [[0.0] * 4, [1.0, 1.0]],
+        "R,AG@o/r-ag/adapter": [[0.5] * 4, [0.5, 0.5]],
+    }
+    rows: list[Row] = [{"arm": "joint"}, {"arm": "r-ag"}, {"arm": COMPARISON, "scores": scores, "summary": "6 turns"}]
+    shown = show(config, rows)
+    assert "| joint | 0.250 | 0.750 | +0.500 [" in shown and "| r-ag | 0.500 | 0.500 | +0.000 [" in shown
+    assert "| r-ag → joint | 0.500 | 0.750 | +0.250 [" in shown and "6 turns" in shown
+    (figure,) = figures(config, rows).values()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["joint", "r-ag"]
+    steps = [tuple(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "-"]
+    assert steps == [(0.25, 0.75), (0.5, 0.5)]
+    assert "+0" not in show(config, rows[:2]) and figures(config, rows[:2]) == {}, "the comparison failed"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--arms", "['both']"], "allowed: joint, planner, executors, r-ag, mmoa, solo"),
+        (["--arms", "['joint', 'joint']"], "each at most once"),
         (["--train", "planner"], "is an arm here"),
         (["--workflow", "R,AG"], "workflow is what the arms differ in"),
+        (["--parent", "abc"], "parent is what the arms differ in"),
         (["--questions", "0"], "questions=0"),
     ],
 )
 def test_what_the_arms_differ_in_is_not_an_option(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_config(BaselinesConfig, arguments, PROGRAM)
+
+
