@@ -12,17 +12,14 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from evaluation.config import read_config, run_command
 from evaluation.ranks import ALONE, Ranks, joined
 from evaluation.tracking import PARENT, TrackedRun
-from graphs.collection import Timing
 from graphs.trajectory import Trajectory
 from training.buffer import RolloutBuffer
 from training.checkpoint import keep_healthy
@@ -39,12 +36,12 @@ from training.ppo_estimate import estimate
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
 from training.progress import following
 from training.report import hash_tags, report_figures, report_ledger, run_credit
-from training.rollout import Rollout, gather, prepare, replay
-from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics, tokens_of
+from training.rollout import Rollout, prepare
+from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics
 from training.schedule import rate
 from training.session import Session, begin
-from training.shares import segments
 from training.sole_writer import sole_writer
+from training.source import executions, ledger_batches, ledger_of, recorded_segments
 from training.update import Outcome, fill, start_critic
 
 _log = logging.getLogger("jade.ppo")
@@ -72,7 +69,7 @@ def run(
     """
     config, state, ranks = session.config, session.state, session.ranks
     state.mlflow_run = tracked.run_id or state.mlflow_run
-    batches = _ledger_batches(session)
+    batches = ledger_batches(session)
     first = state.iteration
     if first == 0 and config.eval_every:
         _note(session, tracked, evaluate(session), 0)
@@ -95,7 +92,7 @@ def run(
                     report_figures(session.output, tracked)
     if ranks.leads:
         report_figures(session.output, tracked)
-        report_ledger(_ledger(config), tracked)
+        report_ledger(ledger_of(config), tracked)
         tracked.set_tags(hash_tags(session))
     if status == 0:
         tracked.log_artifact_folder(session.ship(), "adapter")
@@ -124,10 +121,10 @@ def iterate(
     """
     config, state = session.config, session.state
     # collect, or replay
-    runs = _runs(session, batches, clock, on_done)
+    runs = executions(session, batches, clock, on_done)
     if runs is None:
         return None, True
-    recorded = _segments(session) if batches is None else []
+    recorded = recorded_segments(session) if batches is None else []
     # check, reward, old and reference log-probabilities, values
     with clock.stage("score"):
         rollout = _prepared(session, runs)
@@ -201,44 +198,6 @@ def _note(session: Session, tracked: TrackedRun, metrics: dict[str, float], step
     if session.ranks.leads:
         tracked.log_metrics(metrics, step)
         add_metrics(session.output, step, metrics)
-
-
-def _runs(
-    session: Session,
-    batches: Iterator[Sequence[Trajectory]] | None,
-    clock: Clock,
-    on_done: Callable[[Trajectory], None] | None,
-) -> Sequence[Trajectory] | None:
-    if batches is not None:
-        with clock.stage("ledger"):
-            return next(batches, None)
-    iteration, worlds, timing = session.state.iteration, session.worlds, Timing()
-    world = worlds[iteration % len(worlds)]  # one environment an update
-    started = time.perf_counter()
-    runs = gather(
-        world, session.players, session.config, iteration, iteration // len(worlds), timing=timing, on_done=on_done
-    )
-    clock.collected(timing, time.perf_counter() - started, tokens_of(runs) if timing.total else 0)
-    return runs
-
-
-def _segments(session: Session) -> list[Path]:
-    """Return the ledger segments that hold the runs of this iteration, one for each rank that recorded."""
-    return [file for files in segments(session.output, session.state.iteration).values() for file in files]
-
-
-def _ledger_batches(session: Session) -> Iterator[Sequence[Trajectory]] | None:
-    """Return the ledger's batches from where the run stands; None when executions are collected."""
-    config = session.config
-    if config.ledger is None:
-        return None
-    batches = replay(_ledger(config), config.questions * config.runs)
-    return islice(batches, session.state.iteration, None)
-
-
-def _ledger(config: PPOConfig) -> Path:
-    """Return the ledger that is learned from: the one to replay, else the run's own."""
-    return Path(config.output) / "ledger" if config.ledger is None else Path(config.ledger).expanduser()
 
 
 def _limits(config: PPOConfig) -> AlarmLimits:
