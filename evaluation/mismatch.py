@@ -49,7 +49,7 @@ def measure_mismatch(
         ConfigError: An adapter does not fit, or the output folder cannot be written.
         KeyboardInterrupt: Asked to stop; what ended is in the records.
     """
-    from evaluation.mismatch_report import matrix_figure, mismatch_of, render_mismatch
+    from evaluation.mismatch_report import matrix_figure, mismatch_of, plans_figure, render_mismatch
 
     found = gather(config, systems, sets, shared, retrievers, other, program, ranks)
     if found is None:
@@ -57,6 +57,8 @@ def measure_mismatch(
     blocks, report = found
     report["mismatch"] = mismatch_of(config, blocks, report)
     figures = {"mismatch.png": matrix_figure(report["mismatch"])}
+    if report["mismatch"]["plans"]:
+        figures["plans.png"] = plans_figure(report["mismatch"])
     publish(config, report, [render_mismatch(report["mismatch"])], figures)
     return report
 

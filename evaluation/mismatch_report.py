@@ -216,5 +216,26 @@ def matrix_figure(mismatch: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def plans_figure(mismatch: Mapping[str, Any]) -> Figure:
+    """Draw what each plan adds to the fixed one, with intervals, a line for each set of executors."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    panel = figure.subplots()
+    plans = list(dict.fromkeys(row["plan"] for row in mismatch["plans"]))
+    executors = list(dict.fromkeys(row["executors"] for row in mismatch["plans"]))
+    for number, name in enumerate(executors):
+        mine = [row for row in mismatch["plans"] if row["executors"] == name]
+        places = [plans.index(row["plan"]) + 0.12 * (number - (len(executors) - 1) / 2) for row in mine]
+        gains = [row["difference"] for row in mine]
+        spread = [[row["difference"] - row["low"] for row in mine], [row["high"] - row["difference"] for row in mine]]
+        panel.errorbar(places, gains, yerr=spread, fmt="o", label=f"{name} executors")
+    panel.axhline(0, color="0.5", lw=0.8)
+    panel.set_xticks(range(len(plans)), plans)
+    panel.set_ylabel(f"F1, {mismatch['over']}: plan − fixed {mismatch['fixed_plan']}")
+    panel.legend(fontsize=8)
+    return figure
+
+
 def _spread(cells: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     return [[cell["mean"] - cell["low"] for cell in cells], [cell["high"] - cell["mean"] for cell in cells]]
