@@ -129,7 +129,9 @@ def test_what_is_compared(tmp_path: Path) -> None:
     alone = systems[1]
     assert set(alone.folders) == {"planner", "*"} and alone.folders["*"] == tmp_path / "start"
     assert config.starts().systems == [f"jade@{tmp_path / 'start'}"]
-    assert config.comparison(["joint"]).systems == [systems[0].label, systems[2].label], "an arm that failed is left out"
+    assert config.comparison(["joint"]).systems == [systems[0].label, systems[2].label], (
+        "an arm that failed is left out"
+    )
 
 
 def test_the_tables_by_hand() -> None:
@@ -166,5 +168,3 @@ def test_the_tables_by_hand() -> None:
 def test_what_the_arms_differ_in_is_not_an_option(arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_config(BaselinesConfig, arguments, PROGRAM)
-
-

@@ -154,7 +154,7 @@ def test_the_tables_by_hand() -> None:
     (figure,) = figures(config, task, rows).values()
     left, right = figure.axes
     assert [label.get_text() for label in left.get_xticklabels()] == ["before", "after"]
-    assert 0.75 in {tuple(line.get_ydata())[0] for line in left.lines if line.get_linestyle() == "--"}
+    assert 0.75 in {next(iter(line.get_ydata())) for line in left.lines if line.get_linestyle() == "--"}
     assert [list(line.get_ydata()) for line in right.lines] == [[0.25, 0.5]] * 2
     alone = show(config, task, rows[:2])  # the comparison failed
     assert "always “no”" in alone and "before" not in alone and figures(config, task, rows[:2])
