@@ -51,8 +51,8 @@ def test_the_task_is_all_of_strategyqa_and_a_sample_keeps_its_held_out_questions
     assert len(task.train) + len(task.held_out) == 2045 and len(task.facts) == 5482
     ids = {row["id"] for row in task.train}
     assert not ids & {row["id"] for row in task.held_out} and len(ids) == 1845
-    assert set(task.golds) == {"yes", "no"} and task.majority == "no"  # 1,088 of 2,045
-    assert task.majority_share == task.golds.count("no") / 200
+    assert task.golds.count("yes") + task.golds.count("no") == 200
+    assert task.majority_share == max(task.golds.count(word) for word in ("yes", "no")) / 200 >= 0.5
     assert list(small.held_out) == list(task.held_out)[:30] and len(small.train) == 10
     assert task.collection != small.collection == read_task(sample=40, held_out=5).collection, "named by its facts"
     known = {fact["id"] for fact in small.facts}
@@ -125,7 +125,7 @@ def test_it_is_trained_asked_and_logged_as_one_family(
 def by_hand() -> tuple[YesNoConfig, Task, list[Row]]:
     """Return a task with four held-out questions, and rows of two seeds."""
     held_out = [{"answers": [answer]} for answer in ("no", "yes", "no", "no")]
-    task = Task([{"answers": ["no"]}], held_out, [])
+    task = Task([{"answers": ["yes"]}], held_out, [])  # what is trained on does not count
     config = YesNoConfig(output="o", adapter="s", seeds=2)
     curve = [[1, {"rollout/score": 0.25}], [2, {"rollout/score": 0.5}]]
     found = {
