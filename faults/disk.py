@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from faults.books import Books, books, same_lines, same_weights, torn_checkpoint
-from faults.lives import Pace, lived, start, waited, whole
+from faults.lives import Pace, lived, waited, whole
 from faults.process import torn_sealed
 from faults.rows import Plan, Row
-from faults.toy import Job, examples_of, train
+from faults.toy import Job, examples_of
 
 MEGABYTES = 64
 _TOLD = 2
@@ -127,8 +127,7 @@ def _row(plan: Plan, calm: Job, disk: Disk, name: str, fault: _Fault, longest: f
     wanted, draw, began = max(2, plan.kills // 8), random.Random(plan.seed), time.monotonic()
     pace, ends, torn, times = Pace(job, wanted, longest, plan.seed), Counter[str](), 0, 0
     while times < wanted:
-        process = start(train, job)
-        process.join(pace.next())
+        process = pace.life()
         struck = process.exitcode is None and fault.strike(disk, draw)
         status = waited(process)
         fault.mend(disk)

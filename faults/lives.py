@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from faults.toy import Job, train
+from faults.toy import STARTING, Job, train
 from training.checkpoint import find_checkpoint, read_state
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,26 +95,37 @@ def whole(job: Job) -> Ended:
 
 
 class Pace:
-    """How long the next life may last, so that a given number of deaths is spread over a whole job.
+    """How long lives last, so that a given number of deaths is spread over a whole job.
 
-    The moment is uniform between birth and a longest life, which is drawn out while the job is behind its schedule and
-    shortened while it is ahead. Where the seconds of starting are told, a quarter of the lives ends in them, and the
-    others are so much longer.
+    A quarter of the lives end while the process starts. The others last from its first stage on for a time that is
+    uniform below a longest one, which is drawn out while the job is behind its schedule and shortened while it is ahead.
     """
 
-    def __init__(self, job: Job, deaths: int, longest: float, seed: int, starting: float = 0.0) -> None:
-        """Begin with lives of at most `longest` seconds, beside those of starting."""
-        self._job, self._deaths, self._longest, self._starting = job, deaths, longest, starting
-        self._draw, self._died = random.Random(seed), 0
+    def __init__(self, job: Job, deaths: int, longest: float, seed: int) -> None:
+        """Begin with lives of at most `longest` seconds after starting."""
+        self._job, self._deaths, self._longest = job, deaths, longest
+        self._draw, self._died, self._starting = random.Random(seed), 0, 0.0
 
-    def next(self) -> float:
-        """Return the seconds of the next life."""
+    def life(self) -> ForkServerProcess:
+        """Start the job and return when it has lived for long enough, or has ended; it is not killed here."""
+        self._job.stage.parent.mkdir(parents=True, exist_ok=True)
+        self._job.stage.write_text(STARTING)
+        began, process = time.monotonic(), start(train, self._job)
+        longest, starts = self._next(), self._draw.random() < 0.25
+        if starts and self._starting:
+            process.join(self._draw.uniform(0.0, self._starting))
+            return process
+        while process.exitcode is None and self._job.stage.read_text() == STARTING:
+            process.join(0.005)
+        self._starting = time.monotonic() - began
+        process.join(self._draw.uniform(0.0, longest))
+        return process
+
+    def _next(self) -> float:
         ahead = self.progress() > self._died / max(1, self._deaths)
         self._longest *= 0.85 if ahead else 1.15
         self._died += 1
-        if self._starting and self._draw.random() < 0.25:
-            return self._draw.uniform(0.0, self._starting)
-        return self._starting + self._draw.uniform(0.0, self._longest)
+        return self._longest
 
     def progress(self) -> float:
         """Return the share of the job that is done: iterations with a checkpoint."""
@@ -139,8 +150,7 @@ def die_often(job: Job, deaths: int, pace: Pace, after: Callable[[], None] = lam
     """
     died = 0
     while died < deaths:
-        process = start(train, job)
-        process.join(pace.next())
+        process = pace.life()
         if process.exitcode is None:
             process.kill()
             waited(process)

@@ -20,9 +20,7 @@ def run(plan: Plan) -> Iterator[Row]:
     calm = Job(str(plan.folder / "whole"), plan.start, plan.questions, plan.batch)
     job = Job(str(plan.folder / "killed"), plan.start, plan.questions, plan.batch)
     lived(time.sleep, 0.0)  # the fork server has imported everything now
-    seconds = whole(calm).seconds
-    starting = min(seconds / 2, whole(calm).seconds)  # it has nothing left to do
-    pace = Pace(job, plan.kills, (seconds - starting) / max(4, calm.iterations / 2), plan.seed, starting)
+    pace = Pace(job, plan.kills, whole(calm).seconds / 4 / job.iterations, plan.seed)
     seen, met = Counter[str](), Counter[int]()
     torn = 0
 

@@ -64,8 +64,8 @@ class Job:
 
     @property
     def stage(self) -> Path:
-        """Return the file that says what its life was doing last."""
-        return self.folder.with_name(f"{self.folder.name}.stage")
+        """Return the file, beside the log, that says what its life was doing last."""
+        return Path(self.log or f"{self.output}.log").with_suffix(".stage")
 
     @property
     def iterations(self) -> int:
