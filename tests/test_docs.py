@@ -41,6 +41,7 @@ def problem(command: str) -> str | None:
         words = words[1:]
     if not words:
         return None
+    words[0] = words[0].removeprefix(".venv/bin/")
     if words[0] in ("jade", "./jade"):
         return _jade_problem(words[1:], launcher=words[0] == "./jade")
     if len(words) > 2 and words[0].startswith("python") and words[1] == "-m":
@@ -70,6 +71,8 @@ def _module_problem(module: str, words: list[str]) -> str | None:
         return None
     if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file():
         return f"no module {module!r}"
+    if module == "experiments" and words and not words[0].startswith("-"):
+        return _module_problem(f"experiments.{words[0]}", words[1:])
     options = [word.split("=")[0] for word in words if word.startswith("--")]
     missing = [option for option in options if not re.search(rf"{re.escape(option)}\b", _help(module))]
     return f"python -m {module} has no option {missing}" if missing else None
@@ -100,6 +103,10 @@ def _help(module: str) -> str:
         ("jade feedback abc", "--score"),
         ("python -m cli.mian", "no module"),
         ("python -m cli.main --bogus", "has no option"),
+        (".venv/bin/python -m cli.main --bogus", "has no option"),
+        (".venv/bin/jade ask 'Who?' --colection x", "No such option"),
+        (".venv/bin/python -m experiments credit --seeds 2", None),
+        (".venv/bin/python -m experiments credit --sedes 2", "has no option"),
     ],
 )
 def test_the_check_itself(command: str, wrong: str | None) -> None:
