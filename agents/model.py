@@ -24,7 +24,7 @@ from agents.errors import ConfigError, PromptError
 from agents.model_adapters import AdapterSet
 from agents.model_batches import plan_batches
 from agents.model_engine import Row, Speech, decode
-from agents.model_facts import end_tokens, memory_hash, text_base
+from agents.model_facts import end_tokens, forward_slots, memory_hash, text_base
 from agents.model_force import Forced, force
 from agents.model_load import load_backbone
 from agents.model_prefix import PrefixCache
@@ -71,6 +71,7 @@ class SharedModel:
         config: Any = module.config
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self._config = text_config
+        self._forward = forward_slots(module, text_config)
         self._eos = end_tokens(module, tokenizer)
         self._encoder = PromptEncoder(tokenizer)
         self._speech = Speech(tokenizer, self._eos)
@@ -240,7 +241,7 @@ class SharedModel:
             self._check(request)
         done: list[Completion | None] = [None] * len(requests)
         with self.lock, torch.inference_mode():
-            for places in plan_batches(requests, self.rows, self.tokens):
+            for places in plan_batches(requests, self.rows, self.tokens, self._forward):
                 completions = self._answer([requests[place] for place in places])
                 for place, completion in zip(places, completions, strict=True):
                     done[place] = completion

@@ -3,42 +3,74 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agents.call import Request
 
 
-def plan_batches(requests: Sequence[Request], rows: int, tokens: int) -> list[list[int]]:
+def plan_batches(requests: Sequence[Request], rows: int, tokens: int, forward: float = math.inf) -> list[list[int]]:
     """Sort requests by (adapter, tail length, key) and cut them.
 
     Args:
         requests: Any requests; their order does not matter.
         rows: Most rows of a batch.
         tokens: Most slots (rows × longest prompt with its response budget) of a batch of more than one row.
+        forward: What a decoding step costs beside its rows' slots, counted in slots. A long prompt widens every row of
+            its batch; where that costs more than decoding it in a batch of its own, it begins one.
 
     Returns:
         Places in `requests`; the requests of a batch share an adapter.
     """
     order = sorted(range(len(requests)), key=lambda place: _rank(requests[place]))
     batches: list[list[int]] = []
-    longest = 0
+    open_batch = _Open()
     for place in order:
         request = requests[place]
-        slots = len(request.prompt.ids) + request.max_new_tokens
-        longest = max(longest, slots)
-        if not batches or not _joins(batches[-1], requests, request, longest, rows, tokens):
+        if not batches or not open_batch.takes(request, rows, tokens, forward):
             batches.append([])
-            longest = slots
+            open_batch = _Open()
         batches[-1].append(place)
+        open_batch.add(request)
     return batches
 
 
-def _joins(
-    batch: Sequence[int], requests: Sequence[Request], request: Request, longest: int, rows: int, tokens: int
-) -> bool:
-    same = requests[batch[0]].adapter == request.adapter
-    return same and len(batch) < rows and (len(batch) + 1) * longest <= tokens
+@dataclass
+class _Open:
+    """The batch that is being filled; its requests come in the order of their tails' lengths."""
+
+    adapter: str | None = None
+    count: int = 0
+    longest: int = 0
+    steps: int = 0
+    """Σ of the rows' response budgets."""
+    reach: int = 0
+    """Σ of budget × tail."""
+
+    def takes(self, request: Request, rows: int, tokens: int, forward: float) -> bool:
+        """Return whether a request may join."""
+        longest = max(self.longest, _slots(request))
+        fits = self.count < rows and (self.count + 1) * longest <= tokens
+        widened = self.steps * _tail(request) - self.reach
+        return fits and self.adapter == request.adapter and widened <= forward * request.max_new_tokens
+
+    def add(self, request: Request) -> None:
+        """Count a request in."""
+        self.adapter = request.adapter
+        self.count += 1
+        self.longest = max(self.longest, _slots(request))
+        self.steps += request.max_new_tokens
+        self.reach += request.max_new_tokens * _tail(request)
+
+
+def _slots(request: Request) -> int:
+    return len(request.prompt.ids) + request.max_new_tokens
+
+
+def _tail(request: Request) -> int:
+    return len(request.prompt.ids) - request.prompt.head
 
 
 def _rank(request: Request) -> tuple[str, int, str]:
-    return request.adapter or "", len(request.prompt.ids) - request.prompt.head, json.dumps(request.key)
+    return request.adapter or "", _tail(request), json.dumps(request.key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from hashlib import blake2b
 from typing import Any
 
@@ -38,6 +39,21 @@ def attends_to_everything(config: Any) -> bool:
         return bool(rotary) and set(types) == {"full_attention"}
     window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     return bool(rotary) and not window and not hasattr(config, "attention_chunk_size")
+
+
+def forward_slots(module: nn.Module, config: Any) -> float:
+    """Return how many slots' keys and values are as many numbers as the weights: a decoding step reads both.
+
+    Infinite where the configuration does not say what a slot holds.
+    """
+    heads = getattr(config, "num_attention_heads", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    if not heads or not layers:
+        return math.inf
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared: int = getattr(config, "num_key_value_heads", None) or heads
+    weights = sum(parameter.numel() for parameter in module.parameters())
+    return weights / (2 * shared * width * int(layers))
 
 
 def memory_hash(module: nn.Module) -> str:

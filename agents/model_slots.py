@@ -20,6 +20,8 @@ from agents.model_prefix import PrefixCache
 
 PREFILL_TOKENS = 2048
 """Most tokens of one forward of a prefill on a CPU, padding included."""
+FORWARD_TOKENS = 32
+"""Tokens whose prefill takes a CPU as long as reading the weights does: more padding is dearer than another forward."""
 
 
 class Layout:
@@ -129,13 +131,11 @@ class SlotBatch:
 
     def _by_parts(self, ids: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
         """Run the prompts, on a CPU a few at a time: less padding, and what they touch fits its caches."""
-        count, size = len(ids), len(ids)
-        if self._device.type == "cpu":
-            size = max(1, PREFILL_TOKENS // ids.shape[1])
+        lengths = list(map(len, self._tails))
+        parts = cut_parts(lengths) if self._device.type == "cpu" else [slice(0, len(lengths))]
         logits = []
-        for first in range(0, count, size):
-            part = slice(first, min(first + size, count))
-            width = max(map(len, self._tails[part]))
+        for part in parts:
+            width = max(lengths[part])
             for layer in self._slots:
                 layer.part, layer.length = part, self._prompt_slots - width
             mask = self._additive(self._causal(valid[part])[:, :, -width:])
@@ -182,6 +182,24 @@ class SlotBatch:
         )
         logits: Tensor = output.logits[:, -1]
         return logits
+
+
+def cut_parts(lengths: Sequence[int]) -> list[slice]:
+    """Cut neighbouring prompts into forwards of little padding and at most `PREFILL_TOKENS`, at least one prompt each.
+
+    >>> cut_parts([10, 12, 14, 300, 310, 900])
+    [slice(0, 3, None), slice(3, 5, None), slice(5, 6, None)]
+    """
+    parts: list[slice] = []
+    first, width, total = 0, 0, 0
+    for place, length in enumerate(lengths):
+        wider, count = max(width, length), place + 1 - first
+        padding = wider * count - total - length
+        if place > first and (padding > FORWARD_TOKENS or wider * count > PREFILL_TOKENS):
+            parts.append(slice(first, place))
+            first, wider, total = place, length, 0
+        width, total = wider, total + length
+    return [*parts, slice(first, len(lengths))]
 
 
 class GrowingBatch:

@@ -1,12 +1,19 @@
 """What goes into the model: prompts as tokens, shared heads, refreshes, and how requests become batches."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.strategies import integers, lists
 
 from agents.call import Prompt, Request
 from agents.errors import ConfigError, PromptError
 from agents.model import SharedModel
 from agents.model_batches import plan_batches
+from agents.model_facts import forward_slots
+from agents.model_slots import cut_parts
 from tests.test_model import PLANS, SYSTEM, _messages, _requests
 from tests.toy_model import toy_model, toy_module, toy_tokenizer
 
@@ -129,3 +136,34 @@ def test_batches_obey_row_cap_and_token_budget(model):
     for batch in batches:
         longest = max(len(prompts[i].ids) + 4 for i in batch)
         assert len(batch) <= 4 and (len(batch) == 1 or len(batch) * longest <= 200)
+
+
+def test_a_long_prompt_begins_a_batch_where_widening_the_others_costs_more():
+    def asked(tail: int, budget: int) -> Request:
+        return Request((tail,), "AG", Prompt(tuple([7] * (20 + tail)), 20), budget)
+
+    requests = [asked(10, 128), asked(14, 128), asked(500, 16)]
+    # the third widens the others' slots by 128 · (490 + 486) = 124,928, and by itself it costs 16 steps
+    assert plan_batches(requests, 32, 10_000, forward=124_928 / 16) == [[0, 1, 2]]
+    assert plan_batches(requests, 32, 10_000, forward=124_927 / 16) == [[0, 1], [2]]
+    assert plan_batches(requests, 32, 10_000) == [[0, 1, 2]]
+
+
+def test_a_step_reads_the_weights_and_the_slots_of_its_rows(model):
+    config = model.module.config
+    slot = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers
+    assert forward_slots(model.module, config) == sum(p.numel() for p in model.module.parameters()) / slot
+    assert forward_slots(model.module, SimpleNamespace(num_hidden_layers=2)) == math.inf
+
+
+@given(lists(integers(1, 3000), min_size=1, max_size=40))
+def test_a_prefill_is_cut_into_forwards_of_little_padding(lengths):
+    parts = cut_parts(lengths)
+    assert [place for part in parts for place in range(len(lengths))[part]] == list(range(len(lengths)))
+    for part in parts:
+        rows = lengths[part]
+        assert len(rows) == 1 or (max(rows) * len(rows) <= 2048 and max(rows) * len(rows) - sum(rows) <= 32)
+
+
+def test_equal_prompts_share_a_forward():
+    assert cut_parts([10, 12, 14, 300, 310, 900]) == [slice(0, 3), slice(3, 5), slice(5, 6)]
