@@ -2,8 +2,8 @@
 
 (a) a loop of `graph.invoke`; (b) `collect`; (c) the limit: the very same prompts handed to the bare model at once, in
 ideally sorted batches with the same prefix cache, as if no call depended on another. All three run in one process on
-the same questions, once with the workflow forced to R,AG and once with sampled plans. (b) and (c) take turns, some
-questions at a time, so that a machine whose speed drifts slows both alike. Prints a Markdown table.
+the same questions, once with the workflow forced to R,AG and once with sampled plans. (b) and (c) take turns, on all
+questions, so that a machine whose speed drifts slows both alike. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Row:
 class Wanted:
     """How the comparison is made."""
 
-    turn: int
-    """Questions after which (b) and (c) take turns."""
+    rounds: int
+    """How often (b) and (c) take turns."""
     loop: bool
     """Whether (a) is measured as well."""
 
 
 def joined(rows: Sequence[Row]) -> Row:
-    """Return one row for several turns of the same thing."""
+    """Return one row for several rounds of the same thing."""
     seconds = sum(row.seconds for row in rows)
     outside = None if rows[0].outside is None else sum((row.outside or 0) * row.seconds for row in rows) / seconds
     return Row(rows[0].name, seconds, sum(row.questions for row in rows), outside)
@@ -108,13 +108,12 @@ def compare(
     """Measure the three on the same questions."""
     tau = options.get("temperature", 1.0 if options.get("record") == "train" else 0.0)
     collect(graph, questions[:4], **options)  # warm: caches of heads, queries and kernels
-    turns, runs = [], []
-    for start in range(0, len(questions), wanted.turn):
-        collected, part = lockstep(graph, questions[start : start + wanted.turn], options)
-        turns.append((collected, *limit(model, part, tau)))
-        runs += part
+    turns = []
+    for _ in range(wanted.rounds):
+        collected, runs = lockstep(graph, questions, options)
+        turns.append((collected, *limit(model, runs, tau)))
     b, c = joined([turn[0] for turn in turns]), joined([turn[1] for turn in turns])
-    same = sum(share * row.questions for _, row, share in turns) / len(questions)
+    same = sum(share for _, _, share in turns) / len(turns)
     a = loop(graph, questions, options) if wanted.loop else None
     calls = sum(len(run.calls) for run in runs)
     prompt = sum(len(call.prompt_ids) for run in runs for call in run.calls)
@@ -144,11 +143,11 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dataset", default="hotpotqa", help="whose dev questions are asked over the starter corpus")
-    parser.add_argument("--turn", type=int, default=32, help="questions after which (b) and (c) take turns")
+    parser.add_argument("--rounds", type=int, default=2, help="how often (b) and (c) take turns")
     parser.add_argument("--only", choices=("forced", "sampled"), help="one of the two tables; default: both")
     parser.add_argument("--loop", action=argparse.BooleanOptionalAction, default=True, help="measure (a) as well")
     given = parser.parse_args()
-    wanted = Wanted(given.turn, given.loop)
+    wanted = Wanted(given.rounds, given.loop)
     questions = [e.question for e in load_examples(given.dataset, "dev", sample=given.questions)]
     graph = load_graph(threads=given.threads, record="off")
     policy = graph.recorder.batcher.policy
