@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
@@ -50,7 +52,8 @@ class LockstepLoop(asyncio.SelectorEventLoop):
         super().__init__(IdleSelector(on_idle))
         self.busy = 0
         """Jobs in threads whose end this loop has not learned of."""
-        self.set_default_executor(ThreadPoolExecutor(MOST_THREADS, "jade-node"))
+        self._threads = ThreadPoolExecutor(MOST_THREADS, "jade-node")
+        self.set_default_executor(self._threads)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
@@ -59,11 +62,23 @@ class LockstepLoop(asyncio.SelectorEventLoop):
 
         The loop itself stops counting, in the very step in which whoever awaits the job is made ready: where the thread
         did so, the loop could find itself idle between a job's end and its news, and cut a batch one request short.
+        A job that nobody awaits any more counts for as long as its thread is at work, since it may ask for something.
         """
-        future = super().run_in_executor(executor, func, *args)
+        job = (self._threads if executor is None else executor).submit(func, *args)
         self.busy += 1
-        future.add_done_callback(self._came_back)
+        future = asyncio.wrap_future(job, loop=self)
+        future.add_done_callback(partial(self._came_back, job))
         return future
 
-    def _came_back(self, _: asyncio.Future[Any]) -> None:
+    def _came_back(self, job: Future[Any], _: asyncio.Future[Any]) -> None:
+        if job.done():
+            self.busy -= 1
+        else:  # cancelled at work
+            job.add_done_callback(self._ended)
+
+    def _ended(self, _: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self.call_soon_threadsafe(self._stop_counting)
+
+    def _stop_counting(self) -> None:
         self.busy -= 1

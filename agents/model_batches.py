@@ -18,7 +18,8 @@ def plan_batches(requests: Sequence[Request], rows: int, tokens: int, forward: f
         rows: Most rows of a batch.
         tokens: Most slots (rows × longest prompt with its response budget) of a batch of more than one row.
         forward: What a decoding step costs beside its rows' slots, counted in slots. A long prompt widens every row of
-            its batch; where that costs more than decoding it in a batch of its own, it begins one.
+            its batch; where that costs more than the steps of another batch, one for it and all that are longer, it
+            begins one.
 
     Returns:
         Places in `requests`; the requests of a batch share an adapter.
@@ -26,9 +27,9 @@ def plan_batches(requests: Sequence[Request], rows: int, tokens: int, forward: f
     order = sorted(range(len(requests)), key=lambda place: _rank(requests[place]))
     batches: list[list[int]] = []
     open_batch = _Open()
-    for place in order:
+    for place, steps in zip(order, _steps([requests[place] for place in order]), strict=True):
         request = requests[place]
-        if not batches or not open_batch.takes(request, rows, tokens, forward):
+        if not batches or not open_batch.takes(request, rows, tokens, forward * steps):
             batches.append([])
             open_batch = _Open()
         batches[-1].append(place)
@@ -48,12 +49,12 @@ class _Open:
     reach: int = 0
     """Σ of budget × tail."""
 
-    def takes(self, request: Request, rows: int, tokens: int, forward: float) -> bool:
-        """Return whether a request may join."""
+    def takes(self, request: Request, rows: int, tokens: int, another: float) -> bool:
+        """Return whether a request may join; `another` is what beginning another batch costs, in slots."""
         longest = max(self.longest, _slots(request))
         fits = self.count < rows and (self.count + 1) * longest <= tokens
         widened = self.steps * _tail(request) - self.reach
-        return fits and self.adapter == request.adapter and widened <= forward * request.max_new_tokens
+        return fits and self.adapter == request.adapter and widened <= another
 
     def add(self, request: Request) -> None:
         """Count a request in."""
@@ -62,6 +63,17 @@ class _Open:
         self.longest = max(self.longest, _slots(request))
         self.steps += request.max_new_tokens
         self.reach += request.max_new_tokens * _tail(request)
+
+
+def _steps(requests: Sequence[Request]) -> list[int]:
+    """Return, for each request, the steps of a batch that it begins: the longest budget from it on, of its adapter."""
+    steps: list[int] = []
+    adapter, longest = None, 0
+    for request in reversed(requests):
+        longest = max(longest if request.adapter == adapter else 0, request.max_new_tokens)
+        adapter = request.adapter
+        steps.append(longest)
+    return steps[::-1]
 
 
 def _slots(request: Request) -> int:

@@ -147,3 +147,42 @@ def test_no_batch_is_cut_between_the_end_of_a_thread_and_its_news(monkeypatch: p
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         assert runner.run(main()) == ["one", "two"]
     assert sizes == [2]
+
+
+def test_a_thread_that_nobody_awaits_any_more_still_counts() -> None:
+    sizes: list[int] = []
+
+    class Counting(ScriptedPolicy):
+        def sample(self, requests: Sequence[Request]) -> list[Completion]:
+            sizes.append(len(requests))
+            return super().sample(requests)
+
+    batcher = LockstepBatcher(Counting(lambda role, user: user))
+    loop, go = LockstepLoop(batcher.idle), threading.Event()
+    batcher.wake = lambda: loop.call_soon_threadsafe(lambda: None) and None
+    batcher.busy = lambda: loop.busy
+
+    def request(text: str) -> Request:
+        return Request((0,), "r", Prompt(tuple(encode_text(text)), 0), 50)
+
+    def forsaken() -> None:
+        go.wait(5)
+        batcher.submit("left", request("forsaken")).result(5)
+
+    async def branch(text: str, threaded: bool) -> str:
+        if threaded:
+            await asyncio.to_thread(time.sleep, 0.1)
+        return (await asyncio.wrap_future(batcher.submit("a", request(text)))).text
+
+    async def main() -> list[str]:
+        batcher.enter("a")
+        job = asyncio.ensure_future(asyncio.to_thread(forsaken))
+        await asyncio.sleep(0.01)
+        job.cancel()
+        go.set()
+        return list(await asyncio.gather(branch("one", False), branch("two", True)))
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        assert runner.run(main()) == ["one", "two"]
+    assert sizes == [3], "the thread that waits must not stand for the one that works"
+    assert loop.busy == 0

@@ -149,6 +149,15 @@ def test_a_long_prompt_begins_a_batch_where_widening_the_others_costs_more():
     assert plan_batches(requests, 32, 10_000) == [[0, 1, 2]]
 
 
+def test_short_answers_between_long_ones_do_not_cut_the_long_ones_apart():
+    def asked(place: int, budget: int) -> Request:
+        return Request((place,), "AG", Prompt(tuple([7] * (100 + 13 * place)), 20), budget)
+
+    requests = [asked(place, 1 if place % 2 else 1000) for place in range(31)]
+    # each short answer costs one step, but the long ones behind it would need a thousand in a batch of their own
+    assert plan_batches(requests, 32, 100_000, forward=11_700) == [list(range(31))]
+
+
 def test_a_step_reads_the_weights_and_the_slots_of_its_rows(model):
     config = model.module.config
     slot = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers
