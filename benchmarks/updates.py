@@ -3,7 +3,8 @@
 JADE (critic: head and adapter), TRL's PPO and TRL's GRPO make the same number of passes over the same number of rows
 with the same adapter shape, each in a process of its own, one after the other and in two rounds. Generation and
 rewards are not counted. Counted are: reference (and old) log-probabilities, values, credit, and the epochs of the
-update. TRL's PPO gets its old log-probabilities free from generation; GRPO trains no values.
+update. TRL's PPO gets its old log-probabilities free from generation; GRPO trains no values. TRL takes the whole batch
+in one pass, JADE that and half of it (`token_budget`; the gradients are the same).
 
     python -m venv bench-ppo && bench-ppo/bin/pip install torch==2.13.0 trl==1.12.0 peft
     python -m venv bench-grpo && bench-grpo/bin/pip install torch==2.13.0 trl==1.16.0 peft
@@ -18,6 +19,7 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ def rows(given: argparse.Namespace) -> RolloutBuffer:
 def ours(given: argparse.Namespace, critic: str) -> dict[str, object]:
     """Return seconds of each update, peak memory in GB, and trained parameters of JADE."""
     shared = SharedModel.load(None, dtype="fp32", threads=given.threads)
-    config = PPOConfig(critic=critic, epochs=given.epochs, minibatches=1, target_kl=None, token_budget=1_000_000)
+    config = PPOConfig(critic=critic, epochs=given.epochs, minibatches=1, target_kl=None, token_budget=given.budget)
     players, _ = make_players(shared, config)
     optimiser, generator, seconds = Optimiser(players, config), np.random.default_rng(1), []
     buffer = rows(given)
@@ -90,10 +92,11 @@ def commands(given: argparse.Namespace) -> dict[str, list[str]]:
     from agents.embedded import embedded_model
 
     sizes = [part for name in SIZES for part in (f"--{name}", str(getattr(given, name)))]
-    found = {
-        f"JADE, critic: {kind}": [sys.executable, "-m", "benchmarks.updates", "--worker", kind, *sizes]
-        for kind in ("head", "adapter")
-    }
+    whole = given.batch * (given.prompt + given.response)
+    found = {}
+    for kind, budget in product(("head", "adapter"), given.budgets or (whole, whole // 2)):
+        worker = [sys.executable, "-m", "benchmarks.updates", "--worker", kind, "--budget", str(budget), *sizes]
+        found[f"JADE, critic: {kind}, {budget} tokens a pass"] = worker
     script = str(Path(__file__).with_name("trl_updates.py"))
     for which, python in (("ppo", given.trl_ppo), ("grpo", given.trl_grpo)):
         if python is not None:
@@ -110,6 +113,10 @@ def main() -> None:
     parser.add_argument("--trl-ppo", help="python of an environment with trl 1.12.0")
     parser.add_argument("--trl-grpo", help="python of an environment with the newest trl")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", help="JADE's token_budget; default: the batch, and half of it"
+    )
+    parser.add_argument("--budget", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=("head", "adapter"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
