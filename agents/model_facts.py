@@ -44,8 +44,11 @@ def attends_to_everything(config: Any) -> bool:
 def forward_slots(module: nn.Module, config: Any) -> float:
     """Return how many slots' keys and values are as many numbers as the weights: a decoding step reads both.
 
-    Infinite where the configuration does not say what a slot holds.
+    Infinite where the configuration does not say what a slot holds, and on an accelerator: launching a small model's
+    kernels takes longer there than reading either.
     """
+    if next(module.parameters()).device.type != "cpu":
+        return math.inf
     heads = getattr(config, "num_attention_heads", None)
     layers = getattr(config, "num_hidden_layers", None)
     if not heads or not layers:

@@ -163,6 +163,7 @@ def test_a_step_reads_the_weights_and_the_slots_of_its_rows(model):
     slot = 2 * config.num_key_value_heads * config.head_dim * config.num_hidden_layers
     assert forward_slots(model.module, config) == sum(p.numel() for p in model.module.parameters()) / slot
     assert forward_slots(model.module, SimpleNamespace(num_hidden_layers=2)) == math.inf
+    assert forward_slots(toy_module().to("meta"), config) == math.inf  # on an accelerator
 
 
 @given(lists(integers(1, 3000), min_size=1, max_size=40))
