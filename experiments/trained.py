@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from agents.adapters import read_adapter
 from agents.errors import ConfigError
 from evaluation.evaluate import check, gather, publish
 from evaluation.evaluate_config import EvalConfig
@@ -54,12 +55,17 @@ def setting_of(options: PPOConfig) -> dict[str, Any]:
 
 
 def finished(options: PPOConfig) -> bool:
-    """Return whether a training run has done all its iterations and left its adapter."""
+    """Return whether a training run has done all its iterations and left the adapter of the last one."""
     folder = Path(options.output)
     checkpoint = find_checkpoint(folder)
-    if checkpoint is None or not (folder / "adapter" / "jade.json").is_file():
+    if checkpoint is None:
         return False
-    return read_state(checkpoint).iteration >= options.iterations
+    state = read_state(checkpoint)
+    try:
+        left = read_adapter(folder / "adapter").version
+    except ConfigError:  # none, or half of one
+        return False
+    return state.iteration >= options.iterations and left == state.version
 
 
 def taught(options: PPOConfig, teach: Callable[[PPOConfig], int] = train) -> dict[str, Any]:
@@ -73,9 +79,8 @@ def taught(options: PPOConfig, teach: Callable[[PPOConfig], int] = train) -> dic
         ConfigError: The training stopped before its last iteration, or its folder was trained with other options.
         JadeError: As `training.ppo.train`.
     """
-    if finished(options):
-        _check_same(options)
-    elif (status := teach(options)) or not finished(options):
+    _check_same(options)
+    if not finished(options) and ((status := teach(options)) or not finished(options)):
         why = "an alarm stopped it" if status else "it stopped before its last iteration"
         raise ConfigError(f"{options.output}: {why}; the same command goes on with it")
     folder = Path(options.output)
@@ -89,12 +94,22 @@ def taught(options: PPOConfig, teach: Callable[[PPOConfig], int] = train) -> dic
 
 
 def _check_same(options: PPOConfig) -> None:
+    """Refuse to take, or to go on with, what was begun with other options or trained for longer."""
     folder = Path(options.output)
-    saved, now = read_state(find_checkpoint(folder) or folder).config, setting_of(options)
+    checkpoint = find_checkpoint(folder)
+    if checkpoint is None:
+        return
+    state, now = read_state(checkpoint), setting_of(options)
+    saved = state.config
     changed = [f"{name}: {saved[name]!r} → {value!r}" for name, value in now.items() if saved.get(name, value) != value]
     if changed:
         raise ConfigError(
             f"{folder} was trained with other options ({'; '.join(changed)}); use them, or another output"
+        )
+    if state.iteration > options.iterations:
+        raise ConfigError(
+            f"{folder} was trained for {state.iteration} iterations, more than iterations={options.iterations}; "
+            "ask for as many, or give another output"
         )
 
 

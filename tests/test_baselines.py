@@ -99,6 +99,19 @@ def check_trained_once(config: BaselinesConfig) -> None:
         taught(replace(joint, lr=0.5), never)
     longer = replace(joint, iterations=2)
     assert not finished(longer)
+    with pytest.raises(ConfigError, match=r"joint was trained with other options \(lr: "):
+        taught(replace(longer, lr=0.5), never)  # nor is it gone on with
+    record = Path(joint.output) / "checkpoint" / "state.json"
+    known = record.read_text()
+    for state, message in (
+        ({"iteration": 9}, "trained for 9 iterations, more than iterations=1; ask for as many"),
+        ({"version": 2}, "it stopped before its last iteration"),  # killed before it left its last adapter
+    ):
+        data = json.loads(known)
+        record.write_text(json.dumps({**data, "state": {**data["state"], **state}}))
+        with pytest.raises(ConfigError, match=message):
+            taught(joint, lambda options: 0)
+    record.write_text(known)
     for status, message in ((0, "it stopped before its last iteration"), (3, "an alarm stopped it")):
         with pytest.raises(ConfigError, match=rf"joint: {message}; the same command goes on with it"):
             taught(longer, lambda options, status=status: status)
