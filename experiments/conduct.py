@@ -58,6 +58,7 @@ class Family:
     def __init__(self, of: Experiment, parent: TrackedRun, file: Path, children: Mapping[str, str]) -> None:
         """Take the open parent run, and the children that were logged before (row key → run id)."""
         self._of, self.parent, self._file, self._children = of, parent, file, dict(children)
+        self._told = set(children)
         self._write()
 
     def log(self, row: Row) -> None:
@@ -65,8 +66,9 @@ class Family:
 
         A new one gets the row's options and its "curve" of (step, metrics); both get its final "metrics".
         """
-        if row["key"] in self._children:
+        if row["key"] in self._told:
             return
+        self._told.add(row["key"])  # also while the store is away: what waits for it is delivered once
         run_id = (self._adopted(row) if row.get("run") else None) or self._made(row)
         if run_id is not None:
             self._children[row["key"]] = run_id

@@ -179,6 +179,22 @@ def test_a_run_that_an_arm_logged_itself_becomes_a_child(store: Path, tmp_path: 
     assert new.info.run_name == "b, seed 0" and new.data.metrics == {"rollout/reward": 0.5}
 
 
+@pytest.mark.filterwarnings("ignore:tracking:RuntimeWarning")
+def test_while_the_store_is_away_every_row_waits_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
+
+    def away(*given: Any) -> str:
+        raise ConnectionError("nobody listens")
+
+    monkeypatch.setattr(MlflowStore, "open", away)
+    assert conduct(toy_experiment(tmp_path), tmp_path / "out", job, setting={}) == 0
+    opened = [file.read_text() for file in (tmp_path / "home" / "tracking").rglob("*.json")]
+    names = [json.loads(text)["name"] for text in opened if json.loads(text).get("op") == "open"]
+    assert sorted(names) == ["a, seed 0", "after a, seed 0", "b, seed 0", "toy"]
+
+
 # ---- the experiments themselves
 
 
