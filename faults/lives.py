@@ -98,7 +98,7 @@ class Pace:
     """How long lives last, so that a given number of deaths is spread over a whole job.
 
     A quarter of the lives end while the process starts. The others last from its first stage on for a time that is
-    uniform below a longest one, which is drawn out while the job is behind its schedule and shortened while it is ahead.
+    uniform below a longest one, which is drawn out while the job is behind its schedule, shortened while it is ahead.
     """
 
     def __init__(self, job: Job, deaths: int, longest: float, seed: int) -> None:
@@ -107,7 +107,11 @@ class Pace:
         self._draw, self._died, self._starting = random.Random(seed), 0, 0.0
 
     def life(self) -> ForkServerProcess:
-        """Start the job and return when it has lived for long enough, or has ended; it is not killed here."""
+        """Start the job and return when it has lived for long enough, or has ended; it is not killed here.
+
+        Raises:
+            TimeoutError: It is stuck at its start; it is dead then.
+        """
         self._job.stage.parent.mkdir(parents=True, exist_ok=True)
         self._job.stage.write_text(STARTING)
         began, process = time.monotonic(), start(train, self._job)
@@ -115,7 +119,10 @@ class Pace:
         if starts and self._starting:
             process.join(self._draw.uniform(0.0, self._starting))
             return process
-        while process.exitcode is None and self._job.stage.read_text() == STARTING:
+        while process.exitcode is None and self._job.stage.read_text() in ("", STARTING):  # "": it is being written
+            if time.monotonic() - began > PATIENCE:
+                process.kill()
+                raise TimeoutError(f"process {process.pid} is still starting after {PATIENCE:g} s")
             process.join(0.005)
         self._starting = time.monotonic() - began
         process.join(self._draw.uniform(0.0, longest))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,23 @@ def test_lives_grow_while_the_job_is_behind_and_shrink_while_it_is_ahead(tmp_pat
     assert [pace._next() for _ in range(4)] == pytest.approx([1.15**n for n in range(1, 5)])
     pace.progress = lambda: 2.0  # type: ignore[method-assign]
     assert pace._next() == pytest.approx(1.15**4 * 0.85)
+
+
+def test_a_life_that_never_gets_beyond_its_start_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(str(tmp_path / "job"), "", 8, 2)
+    asleep = get_context("fork").Process(target=time.sleep, args=(60,))
+
+    def start(*given: Any) -> Any:
+        asleep.start()
+        job.stage.write_text("")  # as while the job writes it
+        return asleep
+
+    monkeypatch.setattr("faults.lives.PATIENCE", 0.05)
+    monkeypatch.setattr("faults.lives.start", start)
+    with pytest.raises(TimeoutError, match="is still starting after"):
+        Pace(job, deaths=4, longest=0.0, seed=0).life()
+    asleep.join(10)
+    assert asleep.exitcode == -signal.SIGKILL
 
 
 def test_the_table_is_markdown_and_says_no() -> None:
