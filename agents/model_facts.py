@@ -44,19 +44,18 @@ def attends_to_everything(config: Any) -> bool:
 def forward_slots(module: nn.Module, config: Any) -> float:
     """Return how many slots' keys and values are as many numbers as the weights: a decoding step reads both.
 
-    Infinite where the configuration does not say what a slot holds, and on an accelerator: launching a small model's
-    kernels takes longer there than reading either.
+    Infinite where the configuration does not say what a slot holds (heterogeneous ones raise when they are asked), and
+    on an accelerator: launching a small model's kernels takes longer there than reading either.
     """
     if next(module.parameters()).device.type != "cpu":
         return math.inf
-    heads = getattr(config, "num_attention_heads", None)
-    layers = getattr(config, "num_hidden_layers", None)
-    if not heads or not layers:
+    try:
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        numbers = 2 * (getattr(config, "num_key_value_heads", None) or heads) * width * config.num_hidden_layers
+        return sum(parameter.numel() for parameter in module.parameters()) / int(numbers)
+    except (AttributeError, ArithmeticError, RuntimeError, TypeError):  # no heads, or other ones in each layer
         return math.inf
-    width: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shared: int = getattr(config, "num_key_value_heads", None) or heads
-    weights = sum(parameter.numel() for parameter in module.parameters())
-    return weights / (2 * shared * width * int(layers))
 
 
 def memory_hash(module: nn.Module) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.strategies import integers, lists
+from transformers import AutoConfig
 
 from agents.call import Prompt, Request
 from agents.errors import ConfigError, PromptError
@@ -164,6 +165,12 @@ def test_a_step_reads_the_weights_and_the_slots_of_its_rows(model):
     assert forward_slots(model.module, config) == sum(p.numel() for p in model.module.parameters()) / slot
     assert forward_slots(model.module, SimpleNamespace(num_hidden_layers=2)) == math.inf
     assert forward_slots(toy_module().to("meta"), config) == math.inf  # on an accelerator
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gemma4_text", "gpt2", "mixtral"])
+def test_whatever_a_configuration_says_of_its_heads_a_model_can_be_loaded(kind, model):
+    slots = forward_slots(model.module, AutoConfig.for_model(kind))
+    assert slots == math.inf if kind in ("mamba", "gemma4_text") else 0 < slots < math.inf
 
 
 @given(lists(integers(1, 3000), min_size=1, max_size=40))
