@@ -127,7 +127,7 @@ def measure(
     executor = other or shared
     own = [weights for name, weights in executor.module.named_parameters() if "lora_" not in name]
     row: dict[str, Any] = {"model": executor.name, "parameters": sum(weights.numel() for weights in own)}
-    metrics = {}
+    metrics: dict[str, float] = {}
     for name, system in zip(("fixed", "planned"), config.systems, strict=True):
         mine = [block for block in blocks if block.system == system]
         row[name] = [[float(value) for value in block.values("f1")] for block in mine]
@@ -139,11 +139,10 @@ def measure(
 
 def compared(config: TransferConfig, rows: Sequence[Row]) -> list[Comparison]:
     """Compare planning with the fixed workflow on each backbone, over the mean of the sets; Holm over backbones."""
-    sampling = (config.level, config.resamples, config.seed)
-    found = [
-        macro_compare(*([np.array(scores) for scores in row[name]] for name in ("planned", "fixed")), *sampling)
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        planned, fixed = ([np.array(scores) for scores in row[name]] for name in ("planned", "fixed"))
+        found.append(macro_compare(planned, fixed, config.level, config.resamples, config.seed))
     corrected = holm([item.p for item in found])
     return [replace(item, p_corrected=p) for item, p in zip(found, corrected, strict=True)]
 
