@@ -10,7 +10,7 @@ is said to be unresolved.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from evaluation.macro import macro_compare
@@ -18,7 +18,7 @@ from evaluation.mismatch_config import MismatchConfig
 from evaluation.report import MACRO, Sampling
 from evaluation.report_markdown import table
 from evaluation.results import Block, Floats
-from evaluation.statistics import Comparison, compare, holm
+from evaluation.statistics import Comparison, compare, corrected
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,8 +110,7 @@ class _Meter:
 def _rows(found: Sequence[tuple[Mapping[str, str], Comparison]]) -> list[dict[str, Any]]:
     """Return named comparisons with Holm's correction over the rows of one table."""
     rows = []
-    for (names, comparison), p in zip(found, holm([item.p for _, item in found]) if found else [], strict=True):
-        full = replace(comparison, p_corrected=p)
+    for (names, _), full in zip(found, corrected([item for _, item in found]), strict=True):
         rows.append({**names, **asdict(full), "sign": full.sign})
     return rows
 

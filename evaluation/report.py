@@ -7,7 +7,7 @@ no citation) are averaged over the others, whose number stands beside them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from evaluation.flow import flows_of
 from evaluation.macro import macro_compare, macro_interval
 from evaluation.records import METRICS, Record
 from evaluation.results import Block, Floats
-from evaluation.statistics import Comparison, compare, holm, interval
+from evaluation.statistics import Comparison, compare, corrected, interval
 
 MACRO = "macro"
 """The mean over sets, every set counting the same."""
@@ -122,9 +122,8 @@ def compare_systems(
                 found.append((system, name, compare(a, b, **sampling.keywords())))
             if len(sets) > 1:
                 found.append((system, MACRO, macro_compare(mine, theirs, **sampling.keywords())))
-        corrected = holm([comparison.p for _, _, comparison in found])
-        for (system, name, comparison), p in zip(found, corrected, strict=True):
-            full = replace(comparison, p_corrected=p)
+        family = corrected([comparison for _, _, comparison in found])
+        for (system, name, _), full in zip(found, family, strict=True):
             rows.append({"system": system, "set": name, "metric": metric, **asdict(full), "sign": full.sign})
     return rows
 

@@ -178,6 +178,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         gc.unfreeze()
 
 
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons of one family with Holm's correction of their p-values, in their order."""
+    p_values = holm([comparison.p for comparison in comparisons])
+    return [replace(comparison, p_corrected=p) for comparison, p in zip(comparisons, p_values, strict=True)]
+
+
 def compare(
     system: Values, baseline: Values, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
@@ -222,10 +228,7 @@ def compare_all(
     found = {
         name: compare(values, reference, level, resamples, seed) for name, values in systems.items() if name != baseline
     }
-    corrected = holm([comparison.p for comparison in found.values()])
-    return {
-        name: replace(comparison, p_corrected=p) for (name, comparison), p in zip(found.items(), corrected, strict=True)
-    }
+    return dict(zip(found, corrected(list(found.values())), strict=True))
 
 
 def _bootstrap(scores: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ children of the experiment's run. Interrupted ones go on where they stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from evaluation.evaluate_config import EvalConfig
 from evaluation.loading import load_model, open_retrievers
 from evaluation.macro import macro_compare, macro_interval
 from evaluation.report_markdown import summary, table
-from evaluation.statistics import holm
+from evaluation.statistics import corrected
 from experiments.arms import Arm, Row
 from training.checkpoint import find_checkpoint, read_state
 from training.history import read_metrics
@@ -183,8 +183,7 @@ def difference_table(what: str, metric: str, pairs: Mapping[str, tuple[Sets, Set
         metric: What is compared.
         pairs: Line → scores, and the scores that they are compared with; empty: no table.
     """
-    found = [macro_compare(mine, theirs) for mine, theirs in pairs.values()]
-    items = [replace(item, p_corrected=p) for item, p in zip(found, holm([item.p for item in found]), strict=True)]
+    items = corrected([macro_compare(mine, theirs) for mine, theirs in pairs.values()])
     lines = [
         [name, f"{item.baseline:.3f}", f"{item.mean:.3f}",
          f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +28,7 @@ from evaluation.evaluate_config import EvalConfig
 from evaluation.loading import load_model, load_other, open_retrievers
 from evaluation.macro import macro_compare
 from evaluation.report_markdown import table
-from evaluation.statistics import Comparison, holm
+from evaluation.statistics import Comparison, corrected
 from evaluation.systems import UNTUNED, slug_of
 from experiments.arms import Arm, Row
 from experiments.conduct import Experiment, conduct
@@ -143,8 +143,7 @@ def compared(config: TransferConfig, rows: Sequence[Row]) -> list[Comparison]:
     for row in rows:
         planned, fixed = ([np.array(scores) for scores in row[name]] for name in ("planned", "fixed"))
         found.append(macro_compare(planned, fixed, config.level, config.resamples, config.seed))
-    corrected = holm([item.p for item in found])
-    return [replace(item, p_corrected=p) for item, p in zip(found, corrected, strict=True)]
+    return corrected(found)
 
 
 def show(config: TransferConfig, rows: Sequence[Row]) -> str:

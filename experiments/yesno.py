@@ -186,7 +186,7 @@ def show(config: YesNoConfig, task: Task, rows: Sequence[Row]) -> str:
     for name, sets in found.items():
         answers = [task.majority] if name == constant else _answers(comparison, said[name])
         seeds = "" if name in (constant, BEFORE) else str(len(own))
-        lines.append([name, seeds, shown_interval(sets), *(_share(answers, word) for word in (("yes",), ("no",)))])
+        lines.append([name, seeds, shown_interval(sets), *(_share(answers, word) for word in ("yes", "no"))])
     head = ["answered by", "seeds", f"accuracy over {len(task.golds)} held-out questions (95 %)", "says yes", "says no"]
     steps = ((BEFORE, AFTER), (constant, BEFORE), (constant, AFTER))
     pairs = {f"{old} → {new}": (found[new], found[old]) for old, new in steps if new in found}
@@ -198,8 +198,8 @@ def _answers(comparison: Row | None, systems: Sequence[str]) -> list[str]:
     return [] if comparison is None else [text for system in systems for text in comparison["answers"][system][0]]
 
 
-def _share(answers: Sequence[str], words: Sequence[str]) -> str:
-    return f"{np.mean([normalize_squad(text) in words for text in answers]):.1%}" if answers else ""
+def _share(answers: Sequence[str], word: str) -> str:
+    return f"{np.mean([normalize_squad(text) == word for text in answers]):.1%}" if answers else ""
 
 
 def figures(config: YesNoConfig, task: Task, rows: Sequence[Row]) -> Mapping[str, Figure]:
