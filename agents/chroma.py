@@ -170,6 +170,25 @@ def find_collection(client: ClientAPI, name: str) -> Collection | None:
         return None
 
 
+def open_collection(name: str, folder: str | Path | Server | None = None) -> Collection:
+    """Return a collection of the store, as it is.
+
+    Args:
+        name: As a user names it; a bundled dataset's name means its corpus.
+        folder: Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home.
+
+    Raises:
+        RetrieverError: It is missing; the message holds the command that builds it.
+    """
+    place, inner = index_place(folder), collection_name(name)
+    command = index_command(inner)
+    with chroma_errors(f'opening collection "{name}" in {place}'):
+        found = find_collection(open_client(place, remedy=command), inner)
+    if found is None:
+        raise RetrieverError(f'there is no collection "{name}" in {place}; build it: {command}')
+    return found
+
+
 def read_card(collection: Collection) -> Card | None:
     """Return what JADE wrote about a collection, or None for a foreign one.
 

@@ -15,15 +15,13 @@ from agents.chroma import (
     Card,
     Rows,
     chroma_errors,
-    collection_name,
-    find_collection,
     index_command,
-    open_client,
+    open_collection,
     read_card,
     read_rows,
 )
 from agents.chroma_patience import Patience
-from agents.chroma_place import Server, index_place
+from agents.chroma_place import Server
 from agents.documents import content_digest, embedded_text, text_digest
 from agents.embedder import Embedder, open_embedder
 from agents.errors import RetrieverError
@@ -139,13 +137,7 @@ class ChromaSearch:
 
     @cached_property
     def _collection(self) -> Collection:
-        place = index_place(self._folder)
-        name = collection_name(self._name)
-        with chroma_errors(f'opening collection "{self._name}" in {place}'):
-            found = find_collection(open_client(place, remedy=index_command(name)), name)
-        if found is None:
-            raise RetrieverError(f'there is no collection "{self._name}" in {place}; build it: {index_command(name)}')
-        return found
+        return open_collection(self._name, self._folder)
 
     @cached_property
     def _rows(self) -> Rows:

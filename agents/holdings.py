@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from agents.chroma import (
     chroma_errors,
-    collection_name,
-    find_collection,
     index_command,
-    open_client,
+    open_collection,
     read_card,
     user_name,
 )
-from agents.chroma_place import Server, index_place
+from agents.chroma_place import Server
 from agents.documents import text_digest
 from agents.errors import RetrieverError
 from agents.passage import Passage
 
 if TYPE_CHECKING:
-    from chromadb.api.models.Collection import Collection
+    pass
 
 _BLOCK = 1000
 """Ids or titles of one query; SQLite bounds its variables."""
@@ -80,13 +78,10 @@ def holdings(name: str, folder: str | Path | Server | None = None) -> Holdings:
     Raises:
         RetrieverError: It is missing or unfinished; the message holds the command that builds it.
     """
-    place, inner = index_place(folder), collection_name(name)
-    command = index_command(inner)
-    with chroma_errors(f'opening collection "{name}" in {place}'):
-        found: Collection | None = find_collection(open_client(place, remedy=command), inner)
-    if found is None:
-        raise RetrieverError(f'there is no collection "{name}" in {place}; build it: {command}')
+    found = open_collection(name, folder)
     card = read_card(found)
     if card is not None and card.state != "complete":
-        raise RetrieverError(f'collection "{name}" is unfinished; run the same command again to finish it: {command}')
-    return Holdings(user_name(inner), card.content if card is not None else "", found)
+        raise RetrieverError(
+            f'collection "{name}" is unfinished; run the same command again to finish it: {index_command(name)}'
+        )
+    return Holdings(user_name(found.name), card.content if card is not None else "", found)

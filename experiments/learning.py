@@ -24,13 +24,15 @@ import torch
 from agents.workflow import BY_TEXT, Topology
 from evaluation.config import run_command
 from evaluation.metrics import token_f1
-from experiments.arms import Arm, Job, Row
+from experiments.arms import Arm, Job, Results, Row
+from experiments.borrowed import borrow
 from experiments.conduct import Experiment, conduct
 from graphs.collection import collect
 from graphs.trajectory import Trajectory
 from training import tinyworld
 from training.gold import Gold
 from training.history import read_metrics
+from training.lead import Untracked
 from training.ppo import run
 from training.ppo_config import PPOConfig
 from training.rollout import World, run_options
@@ -39,6 +41,7 @@ from training.tinymodel import TINY_PROMPTS
 from training.tinyoracle import regret
 from training.tinystart import Start, tiny_graph, warm_start
 
+_log = logging.getLogger("jade.experiments")
 CURVE = (
     "rollout/reward", "rollout/score", "rollout/turns", "rollout/retrievals", "rollout/charged_turns",
     "rollout/charged_retrievals", "rollout/topology/SINGLE_ROUND", "update/alpha", "update/beta", "update/entropy",
@@ -84,16 +87,6 @@ class Learned:
     """(iteration, `CURVE`) of each iteration."""
     status: int = 0
     """As `training.ppo.run` returned it: 3 = ended by an alarm."""
-
-
-class Silent:
-    """A tracked run that keeps nothing."""
-
-    run_id = None
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a method that does nothing."""
-        return lambda *args, **kwargs: None
 
 
 def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
@@ -143,7 +136,9 @@ def _held_out(session: Session, temperature: float) -> list[Trajectory]:
     return collect(graph, questions, policy=session.players.shared, in_flight=128, **options)
 
 
-def learn(start: Start, folder: Path, seed: int, *, control: bool = False, **changes: Any) -> Learned:
+def learn(
+    start: Start, folder: Path, seed: int, *, control: bool = False, before: Measure | None = None, **changes: Any
+) -> Learned:
     """Train one arm from a copy of the warm start.
 
     Args:
@@ -151,21 +146,25 @@ def learn(start: Start, folder: Path, seed: int, *, control: bool = False, **cha
         folder: For scratch.
         seed: Of the training run.
         control: Give each question the rewards of another one.
+        before: Of the warm start, if it has been measured.
         **changes: Options of `PPOConfig` that differ from `tiny_options`.
     """
     began = time.process_time()
-    config = tiny_options(folder, seed=seed, permute_rewards=control, **changes)
-    shared = start.policy()
-    world = World("tiny", tiny_graph(start.world, shared, folder / "ledger"), start.world.train, start.world.dev)
-    session = begin(config, shared, [world], Gold(start.world.train), TINY_PROMPTS.style)
-    before = measure(session, start.world)
-    status = run(session, Silent())  # type: ignore[arg-type]
+    session = _session(start, tiny_options(folder, seed=seed, permute_rewards=control, **changes))
+    config, before = session.config, before or measure(session, start.world)
+    status = run(session, Untracked())
     spent = time.process_time() - began
     rows = [(step, metrics) for step, metrics in read_metrics(folder) if "rollout/reward" in metrics]
     curve = tuple((step, {name: row[name] for name in CURVE if name in row}) for step, row in rows)
     rewards = tuple(row["rollout/reward"] for _, row in rows)
     after = measure(session, start.world)
     return Learned(config.estimator, config.train, control, seed, before, after, spent, rewards, curve, status)
+
+
+def _session(start: Start, config: PPOConfig) -> Session:
+    shared, folder = start.policy(), Path(config.output)
+    world = World("tiny", tiny_graph(start.world, shared, folder / "ledger"), start.world.train, start.world.dev)
+    return begin(config, shared, [world], Gold(start.world.train), TINY_PROMPTS.style)
 
 
 def learn_all(start: Start, folder: Path, arms: Sequence[Mapping[str, Any]], processes: int = 1) -> Iterator[Learned]:
@@ -199,16 +198,16 @@ def learned(row: Row) -> Learned:
     return Learned(**{**known, "before": before, "after": after, "rewards": tuple(row["rewards"]), "curve": curve})
 
 
-def train_arm(starts: Mapping[str, Start], arm: Arm) -> dict[str, Any]:
+def train_arm(starts: Mapping[str, tuple[Start, Measure]], arm: Arm) -> dict[str, Any]:
     """Train one arm in this process, and return its row; the job of the tiny world's experiments.
 
     Args:
-        starts: `select` → the warm start that learned to read such prompts.
+        starts: `select` → the warm start that learned to read such prompts, measured.
         arm: Its options are those of `learn`.
     """
-    start = starts[str(arm.options.get("select", "role"))]
+    start, before = starts[str(arm.options.get("select", "role"))]
     with tempfile.TemporaryDirectory() as scratch:
-        found = _alone((start, Path(scratch), {**arm.options, "seed": arm.seed}))
+        found = _alone((start, Path(scratch), {**arm.options, "seed": arm.seed, "before": before}))
     after = found.after
     shown = {"f1": after.f1, "turns": after.turns, "retrievals": after.retrievals, "sampled_f1": after.sampled_f1}
     metrics = {f"eval/tiny/{name}": value for name, value in shown.items()} | {"eval/regret": after.regret}
@@ -216,12 +215,23 @@ def train_arm(starts: Mapping[str, Start], arm: Arm) -> dict[str, Any]:
 
 
 def warm_starts(views: Sequence[str], steps: int) -> Job:
-    """Warm up a model for each view of `select`, and return the job that trains from them."""
-    with tempfile.TemporaryDirectory() as scratch:
-        starts = {view: warm_start(Path(scratch), steps=steps, select=view) for view in views}
-    for view, start in starts.items():
-        logging.getLogger("jade.experiments").info("warm start (%s): loss %.3f", view, start.losses[-1])
+    """Warm up a model for each view of `select`, measure it, and return the job that trains from them."""
+    starts = {}
+    torch.set_num_threads(1)  # as the arms: the same start wherever it is made
+    for view in views:
+        with tempfile.TemporaryDirectory() as scratch:
+            start = warm_start(Path(scratch), steps=steps, select=view)
+            before = measure(_session(start, tiny_options(Path(scratch), select=view)), start.world)
+        _log.info("warm start (%s): loss %.3f, F1 %.3f", view, start.losses[-1], before.f1)
+        starts[view] = start, before
     return partial(train_arm, starts)
+
+
+def all_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of an arm's training, defaults filled in; its folder and seed are none of them."""
+    control = {"permute_rewards": True} if options.get("control") else {}
+    config = tiny_options(Path(), **control, **{name: options[name] for name in options if name != "control"})
+    return {name: value for name, value in asdict(config).items() if name not in ("output", "seed")}
 
 
 def tiny_experiment(
@@ -244,6 +254,9 @@ def tiny_experiment(
         views = list(dict.fromkeys(str(arm.options.get("select", "role")) for arm in experiment.arms))
         folder = output or Path("runs") / "experiments" / experiment.name
         prepare, setting = partial(warm_starts, views, steps), {"steps": steps}
+        taken = borrow(experiment.arms, Results(folder / "results.jsonl", setting), all_options)
+        if taken:
+            _log.info("%d arms were trained by experiments in the folders beside %s", taken, folder)
         return conduct(experiment, folder, prepare, setting=setting, processes=processes)
 
     return run_command(work, "stopped; the same command goes on with the arms that are not finished")

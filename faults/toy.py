@@ -24,6 +24,7 @@ from evaluation.dataset import Example
 from evaluation.tracking import track
 from training.clock import Clock
 from training.gold import Gold
+from training.lead import Untracked
 from training.ppo import run
 from training.ppo_config import PPOConfig
 from training.rollout import World, record, run_options
@@ -71,16 +72,6 @@ class Job:
     def iterations(self) -> int:
         """Return how many iterations ask every question once."""
         return self.questions // self.batch
-
-
-class Silent:
-    """A tracked run that keeps nothing."""
-
-    run_id = None
-
-    def __getattr__(self, name: str) -> Any:
-        """Return a method that does nothing."""
-        return lambda *args, **kwargs: None
 
 
 def examples_of(count: int) -> tuple[Example, ...]:
@@ -157,7 +148,7 @@ def _train(job: Job) -> int:
     session = session_of(job)
     clock = Watched(job.stage)
     if job.store is None:
-        return run(session, Silent(), clock=clock)  # type: ignore[arg-type]
+        return run(session, Untracked(), clock=clock)
     name, options = job.folder.name, {"output": job.output, "questions": job.questions}
     with track(EXPERIMENT, name, options, resume_run_id=session.state.mlflow_run) as tracked:
         return run(session, tracked, clock=clock)

@@ -14,6 +14,7 @@ from agents.errors import ConfigError
 from evaluation.tracking import PARENT, MlflowStore, track, tracking_uri
 from experiments.__main__ import experiments, run_named
 from experiments.arms import Arm, Job, Results, Row, by_arm, run_arms, seeded
+from experiments.borrowed import borrow
 from experiments.conduct import TRACKED, Experiment, conduct, family, parent_of
 from tests.arm_jobs import doubled
 from tests.tracking_store import store
@@ -210,3 +211,20 @@ def test_experiments_are_listed_and_a_wrong_name_gets_a_suggestion(capsys: pytes
         run_named(["penaltys"])
     done = subprocess.run([sys.executable, "-m", "experiments", "zzz"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("ConfigError: no experiment 'zzz' Allowed: ")
+
+
+def test_arms_that_a_neighbour_ran_are_taken_over_and_no_others(tmp_path: Path) -> None:
+    def whole(options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"rate": 1, **options}
+
+    theirs = Results(tmp_path / "theirs" / "results.jsonl", {"steps": 3})
+    theirs.add(Arm("plain", 0, {}), {"value": 7})
+    theirs.add(Arm("plain", 1, {"rate": 2}), {"value": 8})
+    Results(tmp_path / "elsewhere" / "results.jsonl", {"steps": 4}).add(Arm("plain", 1, {}), {"value": 9})
+    own = Results(tmp_path / "own" / "results.jsonl", {"steps": 3})
+    arms = seeded({"as proven": {"rate": 1}, "fast": {"rate": 3}}, 2)
+    assert borrow(arms, own, whole) == 1  # of seed 1, one neighbour has another rate and the other another setting
+    assert [(row["arm"], row["seed"], row["value"]) for row in own.read().values()] == [("as proven", 0, 7)]
+    assert borrow(arms, own, whole) == 0  # it has a row now
+    (row,) = run_arms(arms[:1], own, never)
+    assert row["options"] == {"rate": 1} and row["key"] == own.key(arms[0])

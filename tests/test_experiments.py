@@ -10,7 +10,7 @@ from agents.errors import ConfigError
 from experiments import tinyworld as tiny
 from experiments.arms import Arm, Results, Row
 from experiments.credit import credit
-from experiments.learning import Learned, Measure, learned, tiny_options
+from experiments.learning import Learned, Measure, all_options, learned, tiny_options
 from experiments.penalties import controllers, figures, penalties, show
 from experiments.sensitivity import sensitivity
 from experiments.shown import arm_figures, arm_table, comparison_table
@@ -51,6 +51,12 @@ def test_every_arm_is_a_training_run_that_can_be_configured(make: Any, count: in
     for arm in arms:
         options = {name: value for name, value in arm.options.items() if name != "control"}  # of `learn` itself
         tiny_options(tmp_path, seed=arm.seed, **options)  # raises on an impossible one
+
+
+def test_experiments_share_the_arm_that_each_compares_with() -> None:
+    firsts = [make(1, 8).arms[0].options for make in (tinyworld, penalties, credit, sensitivity)]
+    assert len({str(sorted(all_options(options).items())) for options in firsts}) == 1
+    assert all_options({"control": True})["permute_rewards"] and all_options({"lam": 0.5})["lam"] == 0.5
 
 
 def test_sensitivity_keeps_the_number_of_executions() -> None:

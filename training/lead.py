@@ -17,7 +17,7 @@ _log = logging.getLogger("jade.ranks")
 
 
 class Untracked(TrackedRun):
-    """A tracked run that keeps nothing: rank 0 tracks for all."""
+    """A tracked run that keeps nothing, where another process tracks or nobody does."""
 
     def __init__(self) -> None:
         """Open nothing."""
