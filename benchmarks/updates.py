@@ -56,7 +56,8 @@ def rows(given: argparse.Namespace) -> RolloutBuffer:
 def ours(given: argparse.Namespace, critic: str) -> dict[str, object]:
     """Return seconds of each update, peak memory in GB, and trained parameters of JADE."""
     shared = SharedModel.load(None, dtype="fp32", threads=given.threads)
-    config = PPOConfig(critic=critic, epochs=given.epochs, minibatches=1, target_kl=None, token_budget=given.budget)
+    shape = {"epochs": given.epochs, "minibatches": 1, "token_budget": given.budget}
+    config = PPOConfig(critic=critic, estimator="tree_gae", target_kl=None, **shape)
     players, _ = make_players(shared, config)
     optimiser, generator, seconds = Optimiser(players, config), np.random.default_rng(1), []
     buffer = rows(given)

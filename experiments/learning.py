@@ -93,6 +93,7 @@ def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
     """Return the options of the proof; format penalty 0, so that only outcomes teach."""
     fields: dict[str, Any] = {
         "output": str(folder), "iterations": 12, "questions": 32, "runs": 4, "in_flight": 128, "rank": 16,
+        "temperature": 1.0, "estimator": "tree_gae", "schedule": "constant", "warmup": 0,
         "lora_alpha": 32, "first_layer": 0, "lr": 7e-4, "critic_lr": 5e-3, "critic_warmup": 1, "epochs": 2,
         "minibatches": 4, "token_budget": 8192, "kl": 0.005, "entropy": 0.02, "target_kl": 0.2, "format_penalty": 0.0,
         "lam": 0.95, "max_retrievals": None, "max_turns": None, "top_k": 3, "eval_every": 0, "traces": 0,

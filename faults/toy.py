@@ -103,7 +103,8 @@ def options_of(job: Job) -> PPOConfig:
     """Return the options of a job; recorded runs are never too old for it, since age is not what is tested."""
     return PPOConfig(
         output=job.output, model=job.start, ledger=job.ledger, iterations=job.iterations, questions=job.batch, runs=1,
-        in_flight=16, rank=4, lora_alpha=8, first_layer=1, lr=1e-3, critic_warmup=1, epochs=1, minibatches=2,
+        in_flight=16, rank=4, lora_alpha=8, first_layer=1, lr=1e-3, schedule="constant", warmup=0,
+        estimator="tree_gae", critic_warmup=1, epochs=1, minibatches=2,
         target_kl=None, eval_every=0, traces=2, decoding="free", max_versions=10_000, max_drift=1e6, threads=1,
         dtype="fp32", on_alarm="continue", keep_policies=2, experiment=EXPERIMENT,
     )  # fmt: skip
@@ -158,7 +159,7 @@ def record_runs(job: Job, policy: Any, retriever: Retriever, in_flight: int) -> 
     """Ask every question of a job once and seal what was recorded; return 0."""
     config, examples = options_of(job), examples_of(job.questions)
     graph = graph_over(retriever, policy, ledger_of(job).parent)
-    amount = PPOConfig(questions=job.questions, runs=1, in_flight=in_flight)
+    amount = PPOConfig(questions=job.questions, runs=1, in_flight=in_flight, estimator="tree_gae")
     record(graph, policy, examples, ledger_of(job), amount, **run_options(config, 7))
     return 0
 

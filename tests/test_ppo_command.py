@@ -31,7 +31,7 @@ def config_of(folder: Path, **changes: object) -> PPOConfig:
         "output": str(folder / "run"), "model": str(folder / "toy"), "graph": "examples.own_graph:graph",
         "data": str(folder / "my.jsonl"), "score": "tests.ppo_toy:graded", "iterations": 2, "questions": 2, "runs": 2,
         "first_layer": 1, "rank": 4, "lr": 1e-3, "critic_warmup": 0, "eval_every": 0, "traces": 1, "threads": 1,
-        "dtype": "fp32", "minibatches": 1,
+        "dtype": "fp32", "minibatches": 1, "estimator": "tree_gae",
     }  # fmt: skip
     return PPOConfig(**{**fields, **changes})  # type: ignore[arg-type]
 

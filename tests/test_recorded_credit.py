@@ -48,8 +48,7 @@ def test_the_same_fork_with_values() -> None:
 
 def test_the_defaults_are_those_of_ppo() -> None:
     config, terms = PPOConfig(), Terms()
-    pairs = {"alpha": "alpha", "beta": "beta", "penalty": "format_penalty", "gamma": "gamma", "lam": "lam",
-             "estimator": "estimator"}  # fmt: skip
+    pairs = {"alpha": "alpha", "beta": "beta", "penalty": "format_penalty", "gamma": "gamma", "lam": "lam"}
     assert {name: getattr(terms, name) for name in pairs} == {n: getattr(config, field) for n, field in pairs.items()}
 
 

@@ -67,7 +67,7 @@ class CollectConfig:
     in_flight: int = 64
     """Most executions at once."""
     temperature: float = 1.0
-    """τ of sampling; `training.ppo` replays only what was sampled at its own."""
+    """τ of sampling; `training.ppo` scores a replayed call at the one that it was sampled at."""
     decoding: str | None = None
     """free or constrained; none = the graph's default, free in JADE's. An untuned model needs constrained."""
     select: str = "role"
@@ -110,7 +110,8 @@ class CollectConfig:
             ConfigError: An impossible value.
         """
         shared = {item.name for item in fields(PPOConfig)} & {item.name for item in fields(self)} - {"questions"}
-        return PPOConfig(**{name: getattr(self, name) for name in shared}, eval_every=0)
+        given = {name: getattr(self, name) for name in shared}
+        return PPOConfig(**given, eval_every=0, estimator="tree_gae")  # on which nothing that is recorded depends
 
 
 def load_speaker(config: CollectConfig) -> tuple[SharedModel, Prompts]:

@@ -13,6 +13,7 @@ REMEDIES: Mapping[str, str] = {
     "unmatched": "give the gold answers of these questions with --answers FILE",
     "other-text": "they were recorded under another base, tokenizer, prompt set or JADE version: load that one, or "
     "record them again under this one",
+    "loo-alone": "estimator loo compares runs of one question, and these have one each: --estimator tree_gae",
     "other-roles": "prompt or grammar of a role of your own changed between them: replay each ledger by itself",
 }
 """Main reason why nothing is left of a batch → what to do."""
