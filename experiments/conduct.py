@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("jade.experiments")
 TRACKED = "jade-experiments"
 """MLflow experiment."""
+WAITING = ""
+"""Id of a child that was logged while the store was away, and which it will get when the store is back."""
 
 
 def _nothing(rows: Sequence[Row]) -> dict[str, Figure]:
@@ -58,7 +60,6 @@ class Family:
     def __init__(self, of: Experiment, parent: TrackedRun, file: Path, children: Mapping[str, str]) -> None:
         """Take the open parent run, and the children that were logged before (row key → run id)."""
         self._of, self.parent, self._file, self._children = of, parent, file, dict(children)
-        self._told = set(children)
         self._write()
 
     def log(self, row: Row) -> None:
@@ -66,13 +67,11 @@ class Family:
 
         A new one gets the row's options and its "curve" of (step, metrics); both get its final "metrics".
         """
-        if row["key"] in self._told:
+        if row["key"] in self._children:
             return
-        self._told.add(row["key"])  # also while the store is away: what waits for it is delivered once
         run_id = (self._adopted(row) if row.get("run") else None) or self._made(row)
-        if run_id is not None:
-            self._children[row["key"]] = run_id
-            self._write()
+        self._children[row["key"]] = run_id or WAITING  # what waits for the store is delivered, once
+        self._write()
 
     def _adopted(self, row: Row) -> str | None:
         """Make the arm's own run a child and return its id; None where this store has no such run."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,12 @@ def test_a_run_that_an_arm_logged_itself_becomes_a_child(store: Path, tmp_path: 
     assert new.info.run_name == "b, seed 0" and new.data.metrics == {"rollout/reward": 0.5}
 
 
+def tracked_names() -> Counter[str]:
+    client = MlflowStore(tracking_uri()).client
+    found = client.search_experiments(filter_string=f"name = '{TRACKED}'")
+    return Counter(str(run.info.run_name) for run in client.search_runs([item.experiment_id for item in found]))
+
+
 @pytest.mark.filterwarnings("ignore:tracking:RuntimeWarning")
 def test_while_the_store_is_away_every_row_waits_once(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +201,11 @@ def test_while_the_store_is_away_every_row_waits_once(
     opened = [file.read_text() for file in (tmp_path / "home" / "tracking").rglob("*.json")]
     names = [json.loads(text)["name"] for text in opened if json.loads(text).get("op") == "open"]
     assert sorted(names) == ["a, seed 0", "after a, seed 0", "b, seed 0", "toy"]
+    monkeypatch.undo()  # the store is back: what waited is delivered once, and the same command logs no row again
+    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
+    before = tracked_names()
+    assert conduct(toy_experiment(tmp_path), tmp_path / "out", never, setting={}) == 0
+    assert sorted((tracked_names() - before).elements()) == [*sorted(names), "toy"]
 
 
 # ---- the experiments themselves
