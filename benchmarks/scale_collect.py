@@ -22,7 +22,7 @@ from benchmarks.alone import alone, parser_of, table
 LAUNCH = "configs/accelerate-cpu.yaml"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Amount:
     """How much is recorded."""
 
@@ -50,11 +50,12 @@ def be_rank(questions: int, folder: Path) -> dict[str, Any]:
         tokenizer = tiny_tokenizer(world)
         module = tiny_model(tiny_config(tokenizer))
         shared = SharedModel(module, tokenizer, name="tiny", text_digest=prompts_digest(TINY_PROMPTS), rows=64)
-        graph, took = tiny_graph(world, shared, folder / "unused"), {}
+        graph = tiny_graph(world, shared, folder / "unused")
+        took: dict[str, float] = {}
 
         def share(file: Path) -> None:
             wall, cpu = time.perf_counter(), time.process_time()
-            options = {"record": "train", "decoding": "constrained", "max_depth": 1, "seed": 1}
+            options: dict[str, Any] = {"record": "train", "decoding": "constrained", "max_depth": 1, "seed": 1}
             record(graph, shared, world.train[:questions], file, Amount(), ranks=ranks, **options)
             took.update(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
 

@@ -165,7 +165,8 @@ def measured(folder: Path, size: int, modes: Sequence[str]) -> list[list[object]
     done = json.loads(stamp.read_text())
     times = f"{done['wall']:.0f} ({done['cpu']:.0f})"
     built = [times, f"{1000 * done['last']:.2f}", f"{done['peak']:.0f}", f"{megabytes(folder / 'store'):.0f}"]
-    rows, truth = [], None
+    rows: list[list[object]] = []
+    truth = None
     for mode in modes:
         step = alone("benchmarks.scale_index", "--step", mode, "--folder", folder)
         found = step.found["found"]

@@ -6,8 +6,9 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ def _response_faults(response: httpx.Response) -> Iterator[str]:
         yield "a header with a line break"
 
 
+def _warn_all(skipped: Iterable[str]) -> None:
+    for line in skipped:
+        warn(f"left out {line}")
+
+
 def file_faults(case: Case, folder: Path) -> tuple[str, list[str]]:
     """Let a folder be indexed in which the text is a file's name, a file's content, a page and a table."""
     told, faults = [], []
@@ -111,7 +117,7 @@ def file_faults(case: Case, folder: Path) -> tuple[str, list[str]]:
             reading = read_documents(source)
             told.append(f"{len(reading.documents)} passages")
             faults += [f"a passage of {doc.source!r:.60}" for doc in reading.documents if doc.text.startswith("root:")]
-            faults += screen_faults(lambda reading=reading: [warn(f"left out {line}") for line in reading.skipped])
+            faults += screen_faults(partial(_warn_all, reading.skipped))
         except ConfigError as error:
             told.append("refused")
             faults += screen_faults(lambda error=error: show_error(str(error), as_json=False))

@@ -101,7 +101,8 @@ def toy_family(
         vocab_size=700, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(SENTENCES, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=tokens[2], chat_template=template)
+    load: Any = PreTrainedTokenizerFast  # untyped in transformers
+    tokenizer = load(tokenizer_object=backend, eos_token=tokens[2], chat_template=template)
     return Family(name, tokenizer, PromptEncoder(tokenizer), markers)
 
 
