@@ -16,11 +16,12 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.errors import ConfigError, JadeError
@@ -76,7 +77,6 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
         ConfigError: An unknown key, or a value of the wrong type or range.
     """
     names = [item.name for item in fields(cast(Any, kind))]
-    merged = OmegaConf.structured(kind)
     for layer in layers:
         for key in layer:
             if key not in names:
@@ -85,8 +85,7 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
                 raise ConfigError(f"unknown configuration key {key!r}{hint} Allowed: {', '.join(names)}")
             _check_items(key, layer[key])
     try:
-        for layer in layers:
-            merged = OmegaConf.merge(merged, dict(layer))
+        merged = OmegaConf.merge(_defaults(kind), *map(dict, layers))
         return cast(C, OmegaConf.to_object(merged))  # resolves ${…}, which may lead nowhere
     except OmegaConfBaseException as error:
         raise ConfigError(f"impossible value: {str(error).splitlines()[0]} (key {error.full_key})") from None
@@ -94,6 +93,13 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
         raise
     except (TypeError, ValueError, ArithmeticError) as error:  # a mapping for a list, a number beyond all floats
         raise ConfigError(f"impossible value: {error}") from None
+
+
+@cache
+def _defaults(kind: type[Any]) -> DictConfig:
+    """Return the tree of a dataclass's defaults; merging copies it, which takes a tenth of the time of building it."""
+    tree: DictConfig = OmegaConf.structured(kind)
+    return tree
 
 
 def _check_items(key: str, value: Any) -> None:
@@ -145,6 +151,7 @@ def _scalar(text: str) -> Any:
         return text
 
 
+@cache
 def describe(kind: type[Any]) -> str:
     """Return help text: one line per field with its default and the docstring below it."""
     notes: dict[str, str] = {}

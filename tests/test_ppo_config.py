@@ -4,7 +4,7 @@ import pytest
 
 from agents.errors import ConfigError
 from agents.named import load_object
-from evaluation.config import describe, read_config
+from evaluation.config import describe, merge_config, read_config
 from training.gold import load_score
 from training.ppo_config import CHOICES, PPOConfig
 
@@ -67,3 +67,13 @@ def test_graphs_and_scores_are_found_by_name() -> None:
             load_object(spec, "graph")
     with pytest.raises(ConfigError, match="name a function"):
         load_score("evaluation.metrics:ANSWER_METRICS")
+
+
+def test_one_configuration_does_not_reach_into_the_next() -> None:
+    """The defaults are read once a process: neither a changed list nor a refused layer may stay in them."""
+    first = merge_config(PPOConfig, {"lr": 2e-4})
+    first.datasets.append("mine")
+    with pytest.raises(ConfigError, match="impossible value"):
+        merge_config(PPOConfig, {"lr": 3e-4, "seed": "many"})
+    assert merge_config(PPOConfig) == merge_config(PPOConfig, {}) == PPOConfig()
+    assert merge_config(PPOConfig, {"seed": 5}, {"lr": 1e-3, "seed": 6}) == PPOConfig(seed=6, lr=1e-3)
