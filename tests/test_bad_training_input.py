@@ -93,6 +93,7 @@ def say(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 OWN = {
     "graph": "examples.own_graph:graph", "data": "HOME/my.jsonl", "score": "tests.ppo_toy:graded", "iterations": 1,
     "questions": 2, "runs": 1, "first_layer": 1, "rank": 4, "eval_every": 0, "traces": 0, "critic_warmup": 0,
+    "estimator": "tree_gae",
 }  # fmt: skip
 REPLAY = {**{name: value for name, value in OWN.items() if name not in ("graph", "data")}, "answers": "HOME/my.jsonl"}
 

@@ -68,7 +68,8 @@ def run(
         LedgerError, SetupError: The disk is full; the last checkpoint stands.
     """
     config, state, ranks = session.config, session.state, session.ranks
-    state.mlflow_run = tracked.run_id or state.mlflow_run
+    if _named(session, tracked):
+        session.save()  # killed in its first iteration, it must go on in the same tracked run
     batches = ledger_batches(session)
     first = state.iteration
     if first == 0 and config.eval_every:
@@ -84,6 +85,7 @@ def run(
             if not healthy and not _recover(session, metrics):
                 status = ENDED_BY_ALARM
                 break
+            _named(session, tracked)
             with clock.stage("checkpoint"):
                 session.save()
             with clock.stage("log"):
@@ -120,6 +122,7 @@ def iterate(
         `on_alarm` says to continue.
     """
     config, state = session.config, session.state
+    number = state.iteration + 1  # an iteration that does not count keeps its own, and never takes the one before
     # collect, or replay
     runs = executions(session, batches, clock, on_done)
     if runs is None:
@@ -165,7 +168,7 @@ def iterate(
                 metrics |= evaluate(session)
     metrics |= {f"alarm/{name}": 1.0 for name in ringing} | clock.metrics()
     with clock.stage("log"):
-        _note(session, tracked, metrics, state.iteration)
+        _note(session, tracked, metrics, number)
     for name, seen in ringing.items():
         _log.warning("alarm %s: %s", name, seen)
     return metrics, counts
@@ -198,6 +201,13 @@ def _note(session: Session, tracked: TrackedRun, metrics: dict[str, float], step
     if session.ranks.leads:
         tracked.log_metrics(metrics, step)
         add_metrics(session.output, step, metrics)
+
+
+def _named(session: Session, tracked: TrackedRun) -> bool:
+    """Keep the tracked run's id, which a store that was away gives later, in the state; return whether it is new."""
+    before = session.state.mlflow_run
+    session.state.mlflow_run = tracked.run_id or before
+    return session.ranks.any(session.state.mlflow_run != before)
 
 
 def _limits(config: PPOConfig) -> AlarmLimits:
