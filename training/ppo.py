@@ -21,6 +21,7 @@ from evaluation.config import read_config, run_command
 from evaluation.ranks import ALONE, Ranks, joined
 from evaluation.tracking import PARENT, TrackedRun
 from graphs.trajectory import Trajectory
+from training.beforehand import check_options, refuse_idle
 from training.buffer import RolloutBuffer
 from training.checkpoint import keep_healthy
 from training.clock import Clock
@@ -180,6 +181,7 @@ def _prepared(session: Session, runs: Sequence[Trajectory]) -> Rollout:
     prices = in_force(session.config, state)
     rollout = prepare(runs, players, session.store, session.gold, session.config, version=state.version, prices=prices)
     if not state.critic_started:
+        refuse_idle(rollout.buffer, session.config.train)
         start_critic(players, rollout.buffer, rollout.team, rollout.scored)
         state.critic_started = True
     session.name_roles({row.call.role for row in rollout.buffer.rows if row.trained})
@@ -246,10 +248,11 @@ def train(config: PPOConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
 
 def _train(config: PPOConfig, dry_run: bool, ranks: Ranks) -> int:
     prompts, asks = prompts_of(config), config.ledger is None or bool(config.eval_every)
+    check_options(config)
     questions = read_questions(config) if asks else []
+    gold = make_gold(config, questions)
     shared = load_model(config, prompts)
     worlds = make_worlds(config, shared, prompts, questions)
-    gold = make_gold(config, worlds)
     if dry_run:
         with tempfile.TemporaryDirectory() as scratch:
             trial = begin(replace(config, output=scratch), shared, worlds, gold, prompts.style)

@@ -160,13 +160,14 @@ class PPOConfig:
     """LoRA rank of the critic's own adapter."""
     # --- adapter
     rank: int = 16
-    """LoRA rank of a fresh adapter."""
+    """LoRA rank of a fresh adapter; `adapter` keeps its own, and another value beside it is refused, as for the next
+    three."""
     lora_alpha: int = 32
     """LoRA alpha of a fresh adapter."""
     first_layer: int | None = None
-    """Lowest layer with an adapter; none = the upper third only."""
+    """Lowest layer of a fresh adapter; none = the upper third only."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
-    """Linear modules that get an adapter."""
+    """Linear modules of a fresh adapter, and of the critic's own one."""
     # --- what may be trained on
     parity_mean: float | None = None
     """Most mean |Δ log-probability| of a call recomputed by the policy that sampled; none = 1e-4 fp32, 0.06 bf16."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agents.errors import LedgerError
 from graphs.trajectory import Trajectory
+from training.beforehand import refuse_idle
 from training.clock import peak_memory
 from training.packing import units
 from training.ppo_config import PPOConfig
@@ -38,6 +39,7 @@ def estimate(session: Session) -> str:
         runs = _runs(session, small)
         collected = time.perf_counter()
         rollout = prepare(runs, players, session.store, session.gold, small, version=session.state.version)
+        refuse_idle(rollout.buffer, config.train)
         start_critic(players, rollout.buffer, rollout.team, rollout.scored)
         buffer, _, _ = fill(rollout.buffer, rollout.scored, rollout.team, small)
         session.optimiser.update(buffer, 0, 0.0)

@@ -67,9 +67,10 @@ def read_questions(config: PPOConfig) -> list[Questions]:
     """Return what is asked, before any model is loaded: each bundled set, or the user's data.
 
     Raises:
-        ConfigError: Unknown sets, unreadable data, or a graph of one's own that nobody asks anything.
+        ConfigError: Unknown sets, unreadable data, or a graph of one's own that cannot be used or is asked nothing.
     """
     if config.graph is not None and (config.data is not None or config.ledger is not None):
+        named_graph(config.graph)
         train, dev = own_questions(config) if config.data is not None else ([], [])
         return [(config.graph.rpartition(":")[2], train, dev)]
     if config.graph is not None and not takes_retriever(config.graph):
@@ -124,13 +125,27 @@ def make_worlds(
     return worlds
 
 
+def named_graph(spec: str) -> Any:
+    """Return the graph that "module:name" names, or the function that makes it.
+
+    Raises:
+        ConfigError: It cannot be imported, or is neither.
+    """
+    found = load_object(spec, "graph")
+    if not hasattr(found, "invoke") and not callable(found):
+        raise ConfigError(
+            f"graph={spec!r} is {type(found).__name__}; name a compiled graph, or a function that makes one"
+        )
+    return found
+
+
 def takes_retriever(spec: str) -> bool:
     """Return whether "module:name" is a function that makes its graph over a retriever it is given.
 
     Raises:
-        ConfigError: It cannot be imported.
+        ConfigError: It cannot be imported, or is no graph.
     """
-    found = load_object(spec, "graph")
+    found = named_graph(spec)
     return not hasattr(found, "invoke") and callable(found) and "retriever" in inspect.signature(found).parameters
 
 
@@ -150,7 +165,7 @@ def own_graph(
         ConfigError: The name cannot be imported, is no graph, or a function that wants other arguments.
     """
     known = {"policy": shared, **(offered or {})}
-    found = make_graph(spec, load_object(spec, "graph"), known)
+    found = make_graph(spec, named_graph(spec), known)
     if isinstance(found, RecordedGraph):
         return found.with_recorder(batcher=TimedBatcher(shared))
     ledger = LedgerWriter(output / "ledger")
@@ -173,15 +188,19 @@ def own_questions(config: PPOConfig) -> tuple[Sequence[Example], Sequence[Exampl
     return [example for place, example in enumerate(everything) if place % HELD_OUT], dev[: config.eval_sample]
 
 
-def make_gold(config: PPOConfig, worlds: Sequence[World]) -> Gold:
+def make_gold(config: PPOConfig, questions: Sequence[Questions]) -> Gold:
     """Return the scores: gold answers of the questions in use, the score function, and people's feedback.
+
+    Args:
+        config: Names the score function, the ledger and its answers.
+        questions: As `read_questions` returned them.
 
     Raises:
         ConfigError: The answers or the score function cannot be used.
         LedgerError: No ledger at the path.
     """
     score = load_score(config.score)
-    examples: list[Example] = [example for world in worlds for example in world.train]
+    examples: list[Example] = [example for _, train, _ in questions for example in train]
     feedback: dict[str, float] = {}
     if config.answers is not None:
         examples = load_examples(config.answers, "train")

@@ -28,9 +28,12 @@ from agents.model import SharedModel
 from agents.passage import Retriever
 from agents.roster import ROLES, prompts_digest
 from evaluation.config import read_config, run_command
+from evaluation.dataset import load_examples
 from evaluation.ranks import ALONE, Ranks, joined
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
+from training.beforehand import refuse_ignored
 from training.buffer import RolloutBuffer
+from training.gold import Gold
 from training.lead import log_as, tracked_by_first
 from training.learner import Learner
 from training.probe import probe
@@ -78,18 +81,45 @@ def derived_rows(config: SFTConfig) -> WarmStart:
     )
 
 
-def recorded_calls(config: SFTConfig, shared: SharedModel) -> tuple[list[Call], str]:
-    """Return the calls of the best recorded run of each question, and a text about them.
+def check_options(config: SFTConfig) -> Gold | None:
+    """Refuse, before a model is loaded, what could not be learned from or measured.
+
+    Returns:
+        The scores of the ledger's runs; None where there is no ledger.
 
     Raises:
-        ConfigError: Answers or score cannot be used, or nothing in the ledger can be learned from.
+        ConfigError: An adapter that cannot be used or has another shape, unknown sets, or answers or a score function
+            that cannot be used.
         LedgerError: No ledger at the path.
     """
+    if config.adapter is not None:
+        shape = LoraShape(config.rank, config.alpha, config.first_layer, tuple(config.targets))
+        refuse_ignored(Path(config.adapter).expanduser(), shape, alpha="alpha")
+    for name in config.eval_sets:
+        load_examples(name, "dev", sample=config.eval_sample)
+    for name in [*config.datasets, *config.plan_sets] if config.derived else ():
+        load_examples(name, "train")
     if config.ledger is None:
-        return [], ""
+        return None
     ledger = Path(config.ledger).expanduser()
-    gold = ledger_gold(ledger, config.answers, [*config.datasets, *config.plan_sets], config.score)
+    return ledger_gold(ledger, config.answers, [*config.datasets, *config.plan_sets], config.score)
+
+
+def recorded_calls(config: SFTConfig, gold: Gold | None, shared: SharedModel) -> tuple[list[Call], str]:
+    """Return the calls of the best recorded run of each question, and a text about them.
+
+    Args:
+        config: Names the ledger, and how to choose.
+        gold: Scores of its runs; None = there is no ledger.
+        shared: The model that is to learn them.
+
+    Raises:
+        ConfigError: Nothing in the ledger can be learned from.
+    """
+    if gold is None:
+        return [], ""
     rule = Rule(config.best_of, config.min_score, config.cost_turns, config.cost_retrievals)
+    ledger = Path(str(config.ledger)).expanduser()
     best = best_runs(ledger, gold, rule, text=shared.identity["text"], dev=dev_questions())
     return list(supervised(best.runs, shared.end_token)), best.summary()
 
@@ -172,6 +202,7 @@ def train(config: SFTConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> 
 
 
 def _train(config: SFTConfig, dry_run: bool, ranks: Ranks) -> Path | None:
+    gold = check_options(config)
     shared = SharedModel.load(
         config.model,
         dtype=config.dtype,
@@ -180,7 +211,7 @@ def _train(config: SFTConfig, dry_run: bool, ranks: Ranks) -> Path | None:
         text_digest=prompts_digest(PROMPTS),
     )
     card = start(config, shared)
-    recorded, about = recorded_calls(config, shared)
+    recorded, about = recorded_calls(config, gold, shared)
     warm = derived_rows(config)
     rows, held = split_rows(warm.rows, config.held_out)
     buffer = supervised_buffer([*supervised_calls(rows, shared), *recorded], config.role_weights)

@@ -55,13 +55,14 @@ class SFTConfig:
     """β: price of three or more retrievals when runs of a question compete."""
     # --- adapter and update
     rank: int = 16
-    """LoRA rank."""
+    """LoRA rank of a fresh adapter; `adapter` keeps its own, and another value beside it is refused, as for the next
+    three."""
     alpha: int = 32
-    """LoRA alpha; the update is scaled by alpha / rank."""
+    """LoRA alpha of a fresh adapter; the update is scaled by alpha / rank."""
     first_layer: int | None = None
-    """Lowest layer with an adapter; none = the upper third only."""
+    """Lowest layer of a fresh adapter; none = the upper third only."""
     targets: list[str] = field(default_factory=lambda: list(TARGETS))
-    """Linear modules that get an adapter."""
+    """Linear modules of a fresh adapter."""
     lr: float = 7e-4
     """Peak learning rate of AdamW."""
     weight_decay: float = 0.0
@@ -98,6 +99,8 @@ class SFTConfig:
         for name in ("per_role", "rank", "alpha", "rows_per_step", "token_budget", "lr", "epochs", "top_k"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name}={getattr(self, name)}; must be above 0")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigError(f"minutes={self.minutes}; must be above 0, or none for all epochs")
         for name in ("role_weights", "role_rows"):
             unknown = [role for role in getattr(self, name) if role not in ROLES]
             if unknown:
