@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from graphs.recorded import RecordedGraph
 
 _SERVICE = "Service"
-_OF_THE_MODEL = ("model", "adapter", "costs", "prompts", "device", "dtype", "threads")
+_OF_THE_MODEL = ("model", "adapter", "costs", "prompts", "device", "dtype", "threads", "server")
 _OF_THE_PASSAGES = ("index", "retriever_mode", "embedder", "top_k")
 Graph = Annotated[
     str | None,
@@ -57,6 +57,7 @@ def serve(
     device: shared.Device = "auto",
     dtype: shared.Dtype = "auto",
     threads: shared.Threads = None,
+    server: shared.Server = None,
     index: shared.Index = None,
     retriever: shared.Mode = "exact",
     embedder: shared.Embedder = None,
@@ -86,6 +87,7 @@ def serve(
         "device": device,
         "dtype": dtype,
         "threads": threads,
+        "server": server,
         "index": index,
         "retriever_mode": retriever,
         "embedder": embedder,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -253,10 +252,9 @@ def _reach_policy(
     server: str, model: str | Path | None, adapters: Mapping[str, Path], prompts: Prompts
 ) -> RemotePolicy:
     """Reach the server that runs a model, and have it load the adapters (name → folder)."""
-    from agents.remote import RemotePolicy
+    from agents.remote_reach import reach
 
-    key, default = os.environ.get("JADE_SERVER_KEY"), _adapter_name("*")
-    remote = RemotePolicy(server, model, key=key, text_digest=prompts_digest(prompts))
+    remote, default = reach(server, model, prompts_digest(prompts)), _adapter_name("*")
     for name, folder in adapters.items():
         remote.load_adapter(name, folder)
     if default in adapters:

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents.adapters import read_adapter
 from agents.errors import ConfigError
 from agents.model import SharedModel
 from agents.role import Prompts
+from agents.roster import prompts_digest
 from evaluation.config import read_config, run_command
 from evaluation.dataset import Example
 from evaluation.ranks import refuse_ranks
@@ -32,9 +34,12 @@ from training.ppo_setup import load_model, make_worlds, prompts_of
 from training.rollout import World, questions_of, record, run_options
 from training.sole_writer import sole_writer
 
+if TYPE_CHECKING:
+    from agents.remote import RemotePolicy
+
 _log = logging.getLogger("jade.collect")
 _OPTIONS = "collect.json"
-_FREE = ("output", "in_flight", "device", "threads")
+_FREE = ("output", "in_flight", "device", "threads", "server")
 """Options that a resumed collection may change; none of them changes what is recorded in fp32."""
 
 
@@ -78,6 +83,9 @@ class CollectConfig:
     """Budget of turns of one execution."""
     max_retrievals: int | None = 8
     """Budget of retrievals of one execution."""
+    server: str | None = None
+    """Address of a llama.cpp or vLLM server that runs `model`, which then is not loaded here; JADE_SERVER_KEY holds its
+    key, if it wants one. Only vLLM takes an adapter while it runs."""
     workflow: str | None = None
     """Force a plan, such as "R,AG"."""
     top_k: int = 5
@@ -114,14 +122,17 @@ class CollectConfig:
         return PPOConfig(**given, eval_every=0, estimator="tree_gae")  # on which nothing that is recorded depends
 
 
-def load_speaker(config: CollectConfig) -> tuple[SharedModel, Prompts]:
-    """Load the model, and the adapter under the name "default".
+def load_speaker(config: CollectConfig) -> tuple[SharedModel | RemotePolicy, Prompts]:
+    """Load the model, or reach the server that runs it, and load the adapter under the name "default".
 
     Raises:
         ConfigError, SetupError: It cannot be loaded, or the adapter belongs to another base or text.
+        ServerError: The server does not answer, or refuses the adapter.
     """
     options = config.sampling()
     prompts = Prompts("bare") if config.prompts == "bare" else prompts_of(options)
+    if config.server is not None:
+        return _served(config, config.server, prompts), prompts
     shared = load_model(options, prompts)
     if config.adapter is not None:
         folder = Path(config.adapter).expanduser()
@@ -131,7 +142,21 @@ def load_speaker(config: CollectConfig) -> tuple[SharedModel, Prompts]:
     return shared, prompts
 
 
-def collect_world(config: CollectConfig, world: World, shared: SharedModel) -> Iterator[tuple[int, list[Trajectory]]]:
+def _served(config: CollectConfig, server: str, prompts: Prompts) -> RemotePolicy:
+    from agents.remote_reach import reach
+
+    remote = reach(server, config.model, prompts_digest(prompts))
+    if config.adapter is not None:
+        folder = Path(config.adapter).expanduser()
+        info = read_adapter(folder, text=remote.identity["text"])
+        remote.load_adapter("default", folder)
+        remote.adapter, remote.version = "default", str(info.version)
+    return remote
+
+
+def collect_world(
+    config: CollectConfig, world: World, shared: SharedModel | RemotePolicy
+) -> Iterator[tuple[int, list[Trajectory]]]:
     """Record the questions of one world; yield how many are done and the runs of each batch.
 
     Raises:

@@ -8,6 +8,7 @@ from graphs.trajectory import FAILED, Trajectory
 from training.rollout import World, run_options
 from training.session import Session
 from training.shares import everyones
+from training.speaker import speaker
 
 
 def evaluate(session: Session) -> dict[str, float]:
@@ -35,7 +36,7 @@ def greedy_runs(session: Session, world: World) -> list[Trajectory]:
     runs = collect(
         graph,
         questions,
-        policy=session.players.shared,
+        policy=speaker(session),
         in_flight=session.config.in_flight,
         share=(ranks.rank, ranks.size),
         **options,

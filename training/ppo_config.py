@@ -77,6 +77,9 @@ class PPOConfig:
     """Budget of turns of one execution."""
     max_retrievals: int | None = 8
     """Budget of retrievals of one execution."""
+    server: str | None = None
+    """Address of a vLLM server that runs `model` and samples in place of the model here; it is handed each new adapter,
+    and must see `output` under the same path. JADE_SERVER_KEY holds its key, if it wants one."""
     workflow: str | None = None
     """Force a plan, such as "R,AG"; then no planner is trained."""
     top_k: int = 3

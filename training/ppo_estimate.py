@@ -16,6 +16,7 @@ from training.packing import units
 from training.ppo_config import PPOConfig
 from training.rollout import gather, prepare, replay
 from training.session import Session
+from training.speaker import speaker
 from training.update import fill, start_critic
 
 SAMPLE = 4
@@ -66,7 +67,7 @@ def estimate(session: Session) -> str:
 
 def _runs(session: Session, small: PPOConfig) -> Sequence[Trajectory]:
     if small.ledger is None:
-        return gather(session.worlds[0], session.players, small, 0, 0)
+        return gather(session.worlds[0], session.players, small, 0, 0, policy=speaker(session))
     path = Path(small.ledger).expanduser()
     runs = next(replay(path, small.questions * small.runs), None)
     if runs is None:

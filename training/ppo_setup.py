@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.adapters import read_adapter, read_merged
 from agents.batcher import TimedBatcher
+from agents.call import Policy
 from agents.errors import ConfigError
 from agents.model import SharedModel
 from agents.named import load_object
@@ -88,7 +89,7 @@ def read_questions(config: PPOConfig) -> list[Questions]:
 
 
 def make_worlds(
-    config: PPOConfig, shared: SharedModel, prompts: Prompts, questions: Sequence[Questions] | None = None
+    config: PPOConfig, shared: Policy, prompts: Prompts, questions: Sequence[Questions] | None = None
 ) -> list[World]:
     """Return the graphs with their questions: one per bundled set, or the user's own graph.
 
@@ -150,7 +151,7 @@ def takes_retriever(spec: str) -> bool:
 
 
 def own_graph(
-    spec: str, shared: SharedModel, prompts: Prompts, output: Path, offered: Mapping[str, Any] | None = None
+    spec: str, shared: Policy, prompts: Prompts, output: Path, offered: Mapping[str, Any] | None = None
 ) -> RecordedGraph:
     """Return the user's graph, recorded and played by the shared model.
 

@@ -104,23 +104,26 @@ def gather(
     iteration: int,
     visit: int,
     *,
+    policy: Policy | None = None,
     timing: Timing | None = None,
     on_done: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Return the executions of an iteration: from its sealed segment if there is one, else collected now.
+
+    The model of `players` plays, or another `policy` that has the adapters of the same names.
 
     Several ranks each collect a share (`training.shares`), and each returns the executions of all.
 
     Raises:
         LedgerError: The segment cannot be written or sealed, or every run failed.
     """
-    output, ranks = Path(config.output), players.ranks
+    output, ranks, speaker = Path(config.output), players.ranks, players.shared if policy is None else policy
 
     def collect_into(file: Path) -> None:
         examples = questions_of(world.train, visit, config.questions, config.seed)
         graph = world.graph.with_recorder(adapters=players.adapters())
         options = run_options(config, seed_of(config.seed, iteration))
-        record(graph, players.shared, examples, file, config, timing=timing, on_done=on_done, ranks=ranks, **options)
+        record(graph, speaker, examples, file, config, timing=timing, on_done=on_done, ranks=ranks, **options)
 
     names = ranks.first(lambda: [file.name for file in complete(output, iteration)])
     files = [output / "ledger" / name for name in names]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from agents.adapters import AdapterInfo
 from agents.errors import ConfigError
@@ -26,7 +27,11 @@ from training.players import Players, make_players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
 from training.rollout import World
+from training.speaker import reach_server
 from training.update import Optimiser
+
+if TYPE_CHECKING:
+    from agents.remote import RemotePolicy
 
 _log = logging.getLogger("jade.ppo")
 FIXED = (
@@ -48,6 +53,8 @@ class Session:
     store: PolicyStore
     state: State
     card: AdapterInfo
+    server: RemotePolicy | None = None
+    """Who samples in place of the model here (`training.speaker`)."""
 
     @property
     def output(self) -> Path:
@@ -177,7 +184,8 @@ def begin(
         ranks: The processes that train together.
 
     Raises:
-        ConfigError: The checkpoint is damaged or belongs to other options, or the adapter cannot be used.
+        ConfigError: The checkpoint is damaged or belongs to other options, or adapter or server cannot be used.
+        ServerError: The server does not answer.
     """
     _agree(config, shared, ranks)
     place = ranks.first(lambda: str(find_checkpoint(Path(config.output)) or ""))
@@ -200,7 +208,8 @@ def begin(
     )
     optimiser = Optimiser(players, config)
     start = shared.policy_hash(players.start)
-    session = Session(config, worlds, gold, players, optimiser, store, State(version=card.version), card)
+    server = reach_server(config.server, shared)
+    session = Session(config, worlds, gold, players, optimiser, store, State(version=card.version), card, server)
     if found is None:
         session.state.start_policy, session.state.config = start, asdict(config)
         shared.version = str(card.version)

@@ -15,6 +15,7 @@ from training.rollout import gather, replay
 from training.rollout_metrics import tokens_of
 from training.session import Session
 from training.shares import segments
+from training.speaker import speaker
 
 
 def executions(
@@ -40,8 +41,9 @@ def executions(
     iteration, worlds, timing = session.state.iteration, session.worlds, Timing()
     world = worlds[iteration % len(worlds)]  # one environment an update
     started = time.perf_counter()
+    visit, policy = iteration // len(worlds), speaker(session)
     runs = gather(
-        world, session.players, session.config, iteration, iteration // len(worlds), timing=timing, on_done=on_done
+        world, session.players, session.config, iteration, visit, policy=policy, timing=timing, on_done=on_done
     )
     clock.collected(timing, time.perf_counter() - started, tokens_of(runs) if timing.total else 0)
     return runs
