@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.statistics import Comparison, Interval, bootstrap_means, minimum_detectable_effect, permutation_p
+from evaluation.statistics import (
+    Comparison,
+    Interval,
+    alpha_of,
+    bootstrap_means,
+    minimum_detectable_effect,
+    permutation_p,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,12 +44,12 @@ def macro_compare(
     """Compare two systems by the mean of their sets' means; questions are paired within each set.
 
     The permutation flips signs of per-question differences weighted by 1/(sets · questions of the set); the
-    detectable effect combines the sets' standard errors.
+    detectable effect combines the sets' standard errors. Both are held to alpha = 1 − level.
     """
     differences = [a - b for a, b in zip(system, baseline, strict=True)]
     found = macro_interval(differences, level, resamples, seed)
     weighted = np.concatenate([d / (len(differences) * len(d)) for d in differences])
-    reach = [minimum_detectable_effect(d) for d in differences]
+    reach = [minimum_detectable_effect(d, alpha_of(level)) for d in differences]
     return Comparison(
         n=found.n,
         mean=float(np.mean([a.mean() for a in system])),
@@ -52,4 +59,5 @@ def macro_compare(
         high=found.high,
         p=permutation_p(weighted, resamples, seed),
         detectable=float(np.sqrt(np.sum(np.square(reach))) / len(reach)),
+        alpha=alpha_of(level),
     )

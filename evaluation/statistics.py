@@ -2,8 +2,8 @@
 
 The unit is the question: both systems answered the same ones, so only per-question differences enter. Every
 comparison carries a bootstrap interval, a permutation p-value and the smallest effect that the sample could
-have found; no sign is claimed inside the latter. The paper reports neither seeds nor intervals. Several seeds
-of one system are averaged per question first, so an interval speaks of these seeds and of new questions.
+have found; no sign is claimed inside the latter. Several seeds of one system are averaged per question first, so
+an interval speaks of these seeds and of new questions.
 """
 
 from __future__ import annotations
@@ -31,25 +31,21 @@ _EXACT = 14
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with a bootstrap interval."""
+    """A mean over n questions with a bootstrap interval."""
 
     mean: float
     low: float
     high: float
     n: int
-    """Questions."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """System against baseline on the same questions."""
+    """A system's mean against a baseline's on the same n questions."""
 
     n: int
-    """Questions."""
     mean: float
-    """The system's mean."""
     baseline: float
-    """The baseline's mean."""
     difference: float
     """mean − baseline."""
     low: float
@@ -61,17 +57,18 @@ class Comparison:
     """Minimum detectable effect of this sample (absolute, in the metric's unit)."""
     p_corrected: float | None = None
     """p after Holm's correction over the comparisons made together; None: it stood alone."""
+    alpha: float = 0.05
+    """What p must be below for a sign: 1 − the interval's coverage."""
 
     @property
     def sign(self) -> int:
         """Return 1 (better), −1 (worse), or 0: not resolved by this sample.
 
-        A sign needs an interval off zero, a difference no smaller than the detectable one, and, where it was
-        corrected, p < 0.05.
+        A sign needs an interval off zero, a difference no smaller than the detectable one, p (corrected) below alpha.
         """
         off_zero = self.low > 0 or self.high < 0
         large = abs(self.difference) >= self.detectable and self.difference != 0
-        sure = self.p_corrected is None or self.p_corrected < 0.05
+        sure = (self.p if self.p_corrected is None else self.p_corrected) < self.alpha
         return int(np.sign(self.difference)) if off_zero and large and sure else 0
 
     @property
@@ -93,7 +90,7 @@ def interval(values: Values, level: float = 0.95, resamples: int = 10_000, seed:
         ConfigError: No questions, or a score that is not a finite number.
     """
     scores = _per_question(values)
-    low, high = _bootstrap(scores, level, resamples, seed)
+    low, high = paired_bootstrap(scores, level, resamples, seed)
     return Interval(float(scores.mean()), low, high, len(scores))
 
 
@@ -107,7 +104,11 @@ def paired_bootstrap(
     Raises:
         ConfigError: As `interval`.
     """
-    return _bootstrap(_per_question(differences), level, resamples, seed)
+    if not 0 < level < 1 or resamples < 1:
+        raise ConfigError(f"level={level}, resamples={resamples}: level lies in (0, 1), resamples is at least 1")
+    means = bootstrap_means(_per_question(differences), resamples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def permutation_p(differences: Values, permutations: int = 10_000, seed: int = 0) -> float:
@@ -139,6 +140,11 @@ def permutation_p(differences: Values, permutations: int = 10_000, seed: int = 0
         signs = generator.integers(0, 2, size=(rows, len(moved)), dtype=np.int8)
         hits += int(np.count_nonzero(abs(2 * (signs @ moved) - moved.sum()) >= least))
     return (1 + hits) / (1 + permutations)
+
+
+def alpha_of(level: float) -> float:
+    """Return the share of errors that intervals of a coverage allow; rounded, since 1 − 0.95 > 0.05 in binary."""
+    return round(1 - level, 12)
 
 
 def minimum_detectable_effect(differences: Values, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -192,7 +198,7 @@ def compare(
     Args:
         system: Scores per question, by id or in the baseline's order; two axes are (seeds, questions).
         baseline: Likewise.
-        level: Coverage of the interval.
+        level: Coverage of the interval; p and the detectable effect are held to alpha = 1 − level.
         resamples: Bootstrap samples, and permutations.
         seed: Key of both.
 
@@ -201,7 +207,7 @@ def compare(
     """
     a, b = _paired(system, baseline)
     differences = a - b
-    low, high = _bootstrap(differences, level, resamples, seed)
+    low, high = paired_bootstrap(differences, level, resamples, seed)
     return Comparison(
         n=len(a),
         mean=float(a.mean()),
@@ -210,7 +216,8 @@ def compare(
         low=low,
         high=high,
         p=permutation_p(differences, resamples, seed),
-        detectable=minimum_detectable_effect(differences),
+        detectable=minimum_detectable_effect(differences, alpha_of(level)),
+        alpha=alpha_of(level),
     )
 
 
@@ -229,13 +236,6 @@ def compare_all(
         name: compare(values, reference, level, resamples, seed) for name, values in systems.items() if name != baseline
     }
     return dict(zip(found, corrected(list(found.values())), strict=True))
-
-
-def _bootstrap(scores: Floats, level: float, resamples: int, seed: int) -> tuple[float, float]:
-    if not 0 < level < 1 or resamples < 1:
-        raise ConfigError(f"level={level}, resamples={resamples}: level lies in (0, 1), resamples is at least 1")
-    low, high = np.quantile(bootstrap_means(scores, resamples, seed), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def bootstrap_means(scores: Floats, resamples: int, key: int | Sequence[int]) -> Floats:

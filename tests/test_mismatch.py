@@ -37,7 +37,8 @@ class Given(Block):
     """A block whose F1 is given."""
 
     def __init__(self, system: str, scores: list[float]) -> None:
-        super().__init__(system, "toy", EXAMPLES, [[] for _ in EXAMPLES])
+        asked = [EXAMPLES[place % len(EXAMPLES)] for place in range(len(scores))]
+        super().__init__(system, "toy", asked, [[] for _ in asked])
         object.__setattr__(self, "given", np.array(scores))
 
     def values(self, metric: str) -> Any:
@@ -65,10 +66,15 @@ def test_the_meter_is_a_difference_of_differences(tmp_path: Path) -> None:
         ("u", "t"): [0.4, 0.4, 0.4, 0.4, 0.4],
         ("t", "t"): [0.9, 0.8, 0.9, 0.8, 0.9],  # and pays over trained ones
     }
-    blocks = [Given(config.planned(p, e), scores) for (p, e), scores in cells.items()]
-    blocks += [Given(config.forced("R,AG", e), [0.3] * 5) for e in ("u", "t")]
-    report = build_report(blocks, blocks[0].system, Sampling(resamples=500), {})
-    found = mismatch_of(config, blocks, report)
+
+    def measured(times: int) -> dict[str, Any]:
+        blocks = [Given(config.planned(p, e), scores * times) for (p, e), scores in cells.items()]
+        blocks += [Given(config.forced("R,AG", e), [0.3] * 5 * times) for e in ("u", "t")]
+        return mismatch_of(config, blocks, build_report(blocks, blocks[0].system, Sampling(resamples=500), {}))
+
+    few = measured(1)["meter"]
+    assert few["p"] == pytest.approx(2 / 32) and few["sign"] == 0, "five questions of one sign are not enough"
+    found = measured(2)
     assert [round(cell["mean"], 2) for cell in found["matrix"]] == [0.2, 0.06, 0.4, 0.86]
     meter = found["meter"]
     assert meter["difference"] == pytest.approx((0.86 - 0.40) - (0.06 - 0.20)) == pytest.approx(0.6)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.errors import ConfigError
+from evaluation.macro import macro_compare
 from evaluation.statistics import (
     Comparison,
     compare,
@@ -124,6 +125,29 @@ def test_a_sign_is_claimed_only_outside_the_detectable_effect() -> None:
     assert Comparison(100, 0.5, 0.3, 0.2, -0.1, 0.4, 0.06, 0.15).sign == 0, "the interval holds 0"
     assert Comparison(100, 0.3, 0.5, -0.2, -0.3, -0.1, 0.001, 0.15).verdict == "worse"
     assert Comparison(100, 0.5, 0.3, 0.2, 0.1, 0.3, 0.02, 0.15, p_corrected=0.08).sign == 0
+    assert Comparison(100, 0.5, 0.3, 0.2, 0.1, 0.3, 0.06, 0.15).sign == 0, "it stood alone: p itself counts"
+    assert Comparison(100, 0.5, 0.3, 0.2, 0.1, 0.3, 0.06, 0.15, alpha=0.1).sign == 1
+
+
+def test_two_questions_resolve_nothing() -> None:
+    # both differences are 1: no spread, so any difference is "detectable"; 2 of the 4 sign patterns are as extreme
+    found = compare([1.0, 1.0], [0.0, 0.0])
+    assert (found.p, found.detectable, found.low, found.high) == (0.5, 0.0, 1.0, 1.0)
+    assert found.sign == 0 and found.verdict == "not resolved"
+    assert macro_compare([np.ones(2)], [np.zeros(2)]).sign == 0
+
+
+def test_the_level_moves_interval_alpha_and_detectable_effect_together() -> None:
+    # 5 equal differences: p = 2/32; s = 0, so the interval and the detectable effect claim a sign at once
+    strict, loose = (compare([1.0] * 5, [0.0] * 5, level=level) for level in (0.95, 0.9))
+    assert (strict.p, strict.alpha, loose.alpha) == (0.0625, 0.05, 0.1)
+    assert (strict.sign, loose.sign) == (0, 1)
+    scale = np.sqrt(3 / 4)  # s = 1, n = 4: (z of 1 − α/2, plus 0.84162) / 2
+    spread = scale * np.array([1.0, -1.0, 1.0, -1.0])
+    for level, reach in ((0.95, 1.95996), (0.9, 1.64485), (0.99, 2.57583)):
+        for found in (compare(spread, np.zeros(4), level), macro_compare([spread], [np.zeros(4)], level)):
+            assert found.detectable == pytest.approx((reach + 0.84162) / 2, abs=1e-4)
+            assert found.alpha == pytest.approx(1 - level)
 
 
 def test_compare_all_corrects_together() -> None:
