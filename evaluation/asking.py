@@ -69,14 +69,18 @@ def tasks_of(bench: Bench, store: RecordStore, systems: Sequence[System], sets: 
         for system in systems:
             digest = bench.digest(system, asked)
             for seed in range(config.seed, config.seed + config.seeds):
-                left = [item for item in asked.examples if not _known(store, system, asked, digest, item, seed)]
+                known = [store.get(system.label, asked.name, digest, item.id, seed) for item in asked.examples]
+                pairs = zip(asked.examples, known, strict=True)
+                left = [item for item, found in pairs if not _answered(found, item, bench.handed(system, asked, item))]
                 tasks.append(Task(system, asked, digest, seed, left))
     return tasks
 
 
-def _known(store: RecordStore, system: System, asked: Asked, digest: str, example: Example, seed: int) -> bool:
-    found = store.get(system.label, asked.name, digest, example.id, seed)
-    return found is not None and not found.failed and found.question == example.question
+def _answered(found: Record | None, example: Example, handed: str) -> bool:
+    """Return whether a record answers a question as it is asked now."""
+    if found is None or found.failed:
+        return False
+    return found.question == example.question and found.handed == handed
 
 
 def answer(
@@ -114,11 +118,13 @@ def answer(
 
 def _run(bench: Bench, store: RecordStore, task: Task, progress: Progress, share: tuple[int, int]) -> None:
     heard: list[Record] = []
+    handed = {item.id: bench.handed(task.system, task.asked, item) for item in task.examples}
 
     def keep(run: Trajectory) -> None:
         if interrupted(run):
             return
-        heard.append(record_of(run, task.system.label, task.asked.name, task.digest))
+        came_with = handed.get(run.question_id or "", "")
+        heard.append(record_of(run, task.system.label, task.asked.name, task.digest, came_with))
         store.add(heard[-1])
         progress.step(task)
 

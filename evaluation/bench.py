@@ -17,7 +17,7 @@ from agents.batcher import TimedBatcher
 from agents.call import Policy
 from agents.errors import ConfigError
 from agents.named import load_object
-from agents.passage import Retriever
+from agents.passage import Passage, Retriever
 from agents.role import Prompts
 from agents.roster import ROLES, prompts_digest, role_digest
 from agents.routed import RoutedPolicy
@@ -26,6 +26,7 @@ from evaluation.dataset import Example
 from evaluation.evaluate_config import EvalConfig
 from evaluation.readiness import Asked
 from evaluation.systems import System, make_graph
+from graphs.app import code_version
 from graphs.collection import Timing, collect
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
@@ -48,6 +49,7 @@ class Bench:
         retrievers: Mapping[str, Retriever],
         other: SharedModel | None = None,
         suffix: str = "",
+        decoding: str = "constrained",
     ) -> None:
         """Take the model and one retriever for each set's name.
 
@@ -57,8 +59,10 @@ class Bench:
             retrievers: Set → retriever.
             other: The second base model, where systems speak of it.
             suffix: Ends the names of ledger files, where several processes record.
+            decoding: "free" or "constrained", for every system alike (`evaluation.systems.decoding_of`).
         """
         self.shared, self.config, self.retrievers, self.other = shared, config, retrievers, other
+        self.decoding = decoding
         self._suffix = suffix
         self._names: dict[tuple[int, Path], str] = {}
         self._graphs: dict[tuple[str, str], Any] = {}
@@ -89,6 +93,10 @@ class Bench:
         if self.other is None:
             raise ConfigError(f"system {system.label!r} speaks of a second base model, and none was loaded")
         return self.other
+
+    def _models(self, system: System) -> list[SharedModel]:
+        """Return the models that play a system."""
+        return [self.shared] if not system.other or self.other is None else [self.shared, self.other]
 
     def speaker(self, system: System, role: str) -> tuple[SharedModel, str | None]:
         """Return the model and the adapter that play a role."""
@@ -148,24 +156,23 @@ class Bench:
 
     def options(self, system: System) -> dict[str, Any]:
         """Return the per-call options of a system, all but the seed."""
-        decoding = self.config.decoding
-        if decoding == "auto":
-            decoding = "free" if system.trained else "constrained"
         forced = {} if system.workflow is None else {"workflow": system.workflow}
-        return {**self.config.options(), "decoding": decoding, **forced}
+        return {**self.config.options(), "decoding": self.decoding, **forced}
 
     def digest(self, system: System, asked: Asked) -> str:
-        """Return the hash of everything that could change this system's answers on this set."""
-        named = self.seat(system)
+        """Return the hash of what could change this system's answers on this set, but for what a question is handed."""
+        named = {"*": None, **self.seat(system)}
         environment = self.retrievers[asked.name].identity.get("environment", "")
         options = {key: value for key, value in self.options(system).items() if key != "record"}
         parts = {
             "kind": [system.kind, system.graph, _source(system)],
             "speakers": {role: self._model(system, role).policy_hash(name) for role, name in sorted(named.items())},
             "text": self.policy(system).identity["text"],
+            "formats": [model.identity["dtype"] for model in self._models(system)],
             "environment": environment,
             "options": options,
             "top_k": self.config.top_k,
+            "code": code_version(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -207,8 +214,20 @@ class Bench:
     def _input(self, graph: RecordedGraph, system: System, asked: Asked, example: Example) -> dict[str, Any]:
         given: dict[str, Any] = {graph.recorder.input: example.question, "id": example.id}
         if system.kind == "oracle":
-            given["documents"] = [asked.gold[name] for name in example.supporting if name in asked.gold]
+            given["documents"] = _documents(asked, example)
         return given
+
+    def handed(self, system: System, asked: Asked, example: Example) -> str:
+        """Return the digest of the passages that a question comes with, which only the oracle's do; else ""."""
+        if system.kind != "oracle":
+            return ""
+        told = json.dumps([[item["id"], item["title"], item["text"]] for item in _documents(asked, example)])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _documents(asked: Asked, example: Example) -> list[Passage]:
+    """Return the gold passages of a question."""
+    return [asked.gold[name] for name in example.supporting if name in asked.gold]
 
 
 def _joined(hashes: Mapping[str, str]) -> str:

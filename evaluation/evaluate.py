@@ -56,7 +56,7 @@ def check(config: EvalConfig) -> tuple[list[System], list[Asked]]:
         JadeError: As named in its message.
     """
     from evaluation.readiness import ready
-    from evaluation.systems import read_systems
+    from evaluation.systems import decoding_of, read_systems
     from graphs.options import read_options
 
     systems = read_systems(config.systems, read_options(config.options()), config.model, config.other)
@@ -66,6 +66,7 @@ def check(config: EvalConfig) -> tuple[list[System], list[Asked]]:
         _log.info("%s: %d questions over index %s", asked.name, len(asked.examples), asked.collection)
         for note in asked.notes:
             _log.warning("%s: %s", asked.name, note)
+    _log.info("decoding: %s for all%s", decoding_of(config.decoding, systems), _why(config, systems))
     _log.info("%d systems, %d runs", len(systems), total)
     return systems, sets
 
@@ -113,8 +114,9 @@ def gather(
     from evaluation.hindsight import hindsight_of
     from evaluation.report import Sampling, build_report
     from evaluation.sharing import ask_everything
+    from evaluation.systems import decoding_of
 
-    bench = Bench(shared, config, retrievers, other, ranks.suffix)
+    bench = Bench(shared, config, retrievers, other, ranks.suffix, decoding_of(config.decoding, systems))
     blocks = ask_everything(bench, systems, sets, ranks)
     if blocks is None:
         return None
@@ -158,8 +160,7 @@ def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked], p
             model, name = bench.speaker(system, role)
             if name or model is not shared:
                 adapters[role] = f"{system.folders[role] or 'the model'} ({model.policy_hash(name)})"
-        decoding = bench.options(system)["decoding"]
-        speakers[system.label] = f"{adapters or 'no adapter'}, prompts {system.prompts.style}, decoding {decoding}"
+        speakers[system.label] = f"{adapters or 'no adapter'}, prompts {system.prompts.style}"
     indexes = {}
     for asked in sets:
         known = bench.retrievers[asked.name].identity
@@ -169,6 +170,7 @@ def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked], p
         "command": f"{program} {_arguments(config)}".strip(),
         "model": _named(shared),
         **({} if bench.other is None else {"other model": _named(bench.other)}),
+        "decoding": f"{bench.decoding} for all{_why(config, systems)}",
         "temperature": config.temperature,
         "seeds": f"{config.seed} to {config.seed + config.seeds - 1}" if config.seeds > 1 else config.seed,
         "top_k": config.top_k,
@@ -179,6 +181,14 @@ def conditions(bench: Bench, systems: Sequence[System], sets: Sequence[Asked], p
         "speakers": speakers,
         "index": indexes,
     }
+
+
+def _why(config: EvalConfig, systems: Sequence[System]) -> str:
+    """Return why all decode as they do, where nobody said how."""
+    if config.decoding != "auto":
+        return ""
+    untuned = [system.label for system in systems if not system.trained]
+    return f" (an untuned model plays in {', '.join(untuned)})" if untuned else " (all are trained)"
 
 
 def _named(model: SharedModel) -> str:

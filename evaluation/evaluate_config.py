@@ -62,8 +62,8 @@ class EvalConfig:
     other: str | None = None
     """Second base model, for roles whose adapter is written "other" (as it is) or "other:ADAPTER"."""
     decoding: str = "auto"
-    """free, constrained (only what the grammars allow is sampled), or auto: constrained for systems in which an untuned
-    model plays a role."""
+    """free, constrained (only what the grammars allow is sampled), or auto: constrained where an untuned model plays a
+    role in any of the systems. The same for all, since formats that the grammars mend must not decide a comparison."""
     temperature: float = 0.0
     """0 = greedy."""
     seed: int = 0
@@ -90,7 +90,8 @@ class EvalConfig:
     in_flight: int = 64
     """Most questions that are answered at the same time."""
     level: float = 0.95
-    """Coverage of the intervals."""
+    """Coverage of the intervals; 1 − level is what p must be below for a verdict, and what the detectable difference is
+    held to."""
     resamples: int = 10_000
     """Bootstrap samples, and permutations."""
     dtype: str = "auto"

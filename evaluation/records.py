@@ -1,7 +1,8 @@
 """What is kept of every question: one JSON line of facts, appended as its run ends, so that an evaluation can go on.
 
-A line belongs to a system, a set and a hash of everything that could change the answer (adapters, prompts, index,
-options). Scores are computed from the facts and the gold answers each time they are read, so they cannot be stale.
+A line belongs to a system, a set and a hash of what could change the answers (adapters, prompts, index, options, number
+format, version). Scores are computed from the facts and the gold answers each time they are read, so they cannot be
+stale.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Record:
     system: str
     set: str
     hash: str
-    """Of everything that could change the answer."""
+    """Of what could change the answers of the system on the set."""
     id: str
     """The question's id."""
     seed: int
@@ -67,6 +68,8 @@ class Record:
     warnings: Sequence[str] = ()
     run: str = ""
     """Id of the run in the ledger."""
+    handed: str = ""
+    """Digest of the passages that came with the question, which only the oracle's do."""
 
     @property
     def failed(self) -> bool:
@@ -79,8 +82,8 @@ class Record:
         return self.system, self.set, self.hash, self.id, self.seed
 
 
-def record_of(run: Trajectory, system: str, set_name: str, digest: str) -> Record:
-    """Return the facts of a finished run."""
+def record_of(run: Trajectory, system: str, set_name: str, digest: str, handed: str = "") -> Record:
+    """Return the facts of a finished run; `digest` and `handed` as in `Record`."""
     workflow = run.workflow or {}
     return Record(
         system=system,
@@ -107,6 +110,7 @@ def record_of(run: Trajectory, system: str, set_name: str, digest: str) -> Recor
         budget_hit=run.budget_hit,
         warnings=list(run.warnings),
         run=run.run if run.options.get("record", "on") != "off" else "",
+        handed=handed,
     )
 
 

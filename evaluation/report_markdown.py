@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evaluation.report import MACRO
+from evaluation.statistics import alpha_of
 
 _LISTED = 50
 """Failed questions that are listed one by one; report.json has all."""
@@ -112,7 +113,8 @@ def _comparisons(report: Mapping[str, Any]) -> str:
     if not report["comparisons"]:
         return ""
     head = ["set", "metric", "system", "baseline", "difference", "p", "p (Holm)", "detectable", "verdict"]
-    head[4] = f"difference [{report['conditions'].get('level', 0.95):.0%}]"
+    level = report["conditions"].get("level", 0.95)
+    head[4] = f"difference [{level:.0%}]"
     rows = []
     order = {name: place for place, name in enumerate(_names(report))}
     for row in sorted(report["comparisons"], key=lambda row: order[row["set"]]):
@@ -124,7 +126,7 @@ def _comparisons(report: Mapping[str, Any]) -> str:
     note = (
         f"Paired by question against `{report['baseline']}`: bootstrap interval, permutation p, Holm's correction over "
         "all rows of a metric, and the smallest difference that a sample like this one detects (80 % power). No sign "
-        "is claimed inside it."
+        f"is claimed inside it, nor where p (Holm) is not below {alpha_of(level):g}."
     )
     return f"## Against the baseline\n\n{note}\n\n{table(head, rows)}"
 
@@ -168,9 +170,11 @@ def _planner(report: Mapping[str, Any]) -> str:
          *(f"{row['probabilities'].get(plan, 0.0):.3f}" for plan in plans)]
         for row in report["planner"]
     ]  # fmt: skip
+    tau = report["conditions"].get("temperature") or 1.0
+    greedy = "" if report["conditions"].get("temperature") else ", though the runs are greedy"
     note = (
-        "Exact probabilities over the legal plans (teacher-forced, τ = 1, constrained to the grammar), averaged over "
-        "questions; entropies in nat: the mean over questions, and that of the averaged probabilities."
+        f"Exact probabilities over the legal plans (teacher-forced, τ = {tau:g}{greedy}, constrained to the grammar), "
+        "averaged over questions; entropies in nat: the mean over questions, and that of the averaged probabilities."
     )
     head = ["system", "set", "questions", "entropy", "of the mean", *plans]
     return f"## The planner\n\n{note}\n\n{table(head, rows)}"

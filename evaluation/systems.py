@@ -93,6 +93,13 @@ def read_systems(
     return systems
 
 
+def decoding_of(wish: str, systems: Sequence[System]) -> str:
+    """Return how all systems of an evaluation decode: as wished, or for "auto" freely where every one is trained."""
+    if wish != "auto":
+        return wish
+    return "free" if all(system.trained for system in systems) else "constrained"
+
+
 def _read(label: str, budgets: Budgets, bases: Bases) -> System:
     name, at, adapters = (part.strip() for part in label.partition("@"))
     if at and not adapters:

@@ -134,19 +134,6 @@ def test_an_interrupt_loses_what_was_in_flight_and_nothing_is_asked_twice(tmp_pa
     assert not third.questions, "a finished evaluation asks nothing"
 
 
-def test_what_could_change_an_answer_is_asked_again(tmp_path: Path) -> None:
-    start = start_adapter(tmp_path / "a", 5)
-    run(tmp_path, systems=["R,AG@none", f"AG@{start}"])
-    run(tmp_path, systems=["R,AG@none", f"AG@{start}"])
-    assert len(lines_of(tmp_path)) == 16
-    run(tmp_path, systems=["R,AG@none"], top_k=3)
-    assert len(lines_of(tmp_path)) == 24
-    start_adapter(tmp_path / "a", 6)  # other weights under the same path
-    run(tmp_path, systems=["R,AG@none", f"AG@{start}"])
-    lines = lines_of(tmp_path)
-    assert len(lines) == 32 and len({line["hash"] for line in lines if line["system"] != "R,AG@none"}) == 2
-
-
 def test_failed_questions_stay_in_the_denominator_and_are_asked_again(tmp_path: Path) -> None:
     one = Broken(PASSAGES)
     report = run(tmp_path, searched={"toy": one, "other": one}, systems=["R,AG@none", "AG@none"], in_flight=1)

@@ -16,6 +16,7 @@ from agents.errors import ConfigError
 from evaluation.dataset import Example
 from evaluation.figures import cost_figure, pareto, validity_figure, workflow_figure
 from evaluation.macro import macro_compare, macro_interval
+from evaluation.planner import PlannerView
 from evaluation.records import Record, RecordStore, scores_of
 from evaluation.report import MACRO, Sampling, build_report
 from evaluation.report_markdown import render, summary, table
@@ -159,6 +160,17 @@ def test_the_report_reads_as_markdown() -> None:
     lines = summary(report()).splitlines()
     assert len(lines) == 2 * 3 + 3 and all("not resolved" in line for line in lines[6:])
     assert table(["a"], [["x|y"]]).splitlines()[2] == "| x\\|y |"
+    assert "nor where p (Holm) is not below 0.05." in text
+    assert "not below 0.1." in render({**report(), "conditions": {"level": 0.9}})
+
+
+@pytest.mark.parametrize(
+    ("temperature", "said"), [(0.0, "τ = 1, though the runs are greedy,"), (0.7, "τ = 0.7,"), (1.0, "τ = 1,")]
+)
+def test_the_planners_probabilities_name_their_temperature(temperature: float, said: str) -> None:
+    view = PlannerView("A", "one", {"q0": {"R,AG": 0.5, "QDS": 0.5}}).to_json()
+    text = render({**report(), "conditions": {"temperature": temperature}, "planner": [view]})
+    assert f"(teacher-forced, {said} constrained to the grammar)" in text
 
 
 def test_figures_show_every_system() -> None:

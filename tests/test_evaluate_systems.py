@@ -12,7 +12,7 @@ from agents.role import Prompts
 from agents.roster import ROLES
 from evaluation.bench import Bench
 from evaluation.evaluate_config import EvalConfig
-from evaluation.systems import System, read_systems
+from evaluation.systems import System, decoding_of, read_systems
 from graphs.options import Options
 from tests.ppo_toy import start_adapter
 from tests.toy_model import toy_model
@@ -23,9 +23,11 @@ def read(label: str, **changes: object) -> System:
     return system
 
 
-def decoding(system: System) -> str:
-    bench = Bench(toy_model(), EvalConfig(systems=[system.label]), {})
-    return str(bench.options(system)["decoding"])
+def decoding(*systems: System, wish: str = "auto") -> set[str]:
+    """Return how the systems of one command decode."""
+    config = EvalConfig(systems=[system.label for system in systems], decoding=wish)
+    bench = Bench(toy_model(), config, {}, decoding=decoding_of(wish, systems))
+    return {str(bench.options(system)["decoding"]) for system in systems}
 
 
 def test_labels_say_what_runs_and_who_speaks(tmp_path: Path) -> None:
@@ -34,8 +36,10 @@ def test_labels_say_what_runs_and_who_speaks(tmp_path: Path) -> None:
     assert [read(f"{name}@none").kind for name in ("jade", "solo", "oracle")] == ["planned", "solo", "oracle"]
     one = read(f" QDS/R,AG @ {folder} ")
     assert one.workflow == "QDS/R,AG" and one.folders == {"*": folder} and one.prompts == Prompts("bare")
-    assert one.slug.startswith("-QDS-R-AG") and one.trained and decoding(one) == "free"
-    assert not read("jade@none").trained and decoding(read("jade@none")) == "constrained"
+    assert one.slug.startswith("-QDS-R-AG") and one.trained and decoding(one) == {"free"}
+    assert not read("jade@none").trained and decoding(read("jade@none")) == {"constrained"}
+    assert decoding(one, read("jade@none")) == {"constrained"}, "what is compared decodes alike"
+    assert decoding(one, read("jade@none"), wish="free") == {"free"}
     own = read("graphs.solo:build_solo@none")
     assert own.kind == "own" and own.graph == "graphs.solo:build_solo"
 
@@ -47,7 +51,7 @@ def test_each_role_keeps_the_prompts_that_it_was_trained_with(tmp_path: Path) ->
         mixed = read(label)
         assert mixed.prompts.text(planner) == Prompts("bare").text(planner)
         assert mixed.prompts.text(rest) == Prompts("examples").text(rest)
-        assert not mixed.trained and decoding(mixed) == "constrained"
+        assert not mixed.trained and decoding(mixed) == {"constrained"}
     turned = read(f"jade@planner=none;*={folder}")
     assert turned.prompts.text(planner) == Prompts("examples").text(planner) != Prompts("bare").text(planner)
     assert turned.prompts.text(rest) == Prompts("bare").text(rest) and not turned.trained
