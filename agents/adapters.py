@@ -11,11 +11,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agents.errors import ConfigError, SetupError
@@ -37,6 +39,9 @@ REFUSALS = frozenset(
      "INVALID_STATE", "NOT_FOUND", "NOT_IMPLEMENTED"}
 )  # fmt: skip
 """MLflow error codes that trying again cannot mend."""
+PATIENT = 30, 1
+"""Seconds and further tries of a request to a tracking server, where its answer is waited for."""
+_LIMITED = RLock()
 
 
 @dataclass(frozen=True)
@@ -176,13 +181,28 @@ def tracking_uri() -> str:
 
 
 def tracking_client(uri: str) -> MlflowClient:
-    """Return a client of a tracking store; a lost server costs it seconds, not MLflow's four minutes."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    """Return a client of a tracking store; how long its requests take is said by `request_limits`."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
 
     return MlflowClient(uri)
+
+
+@contextmanager
+def request_limits(seconds: int, retries: int) -> Iterator[None]:
+    """Let a lost tracking server cost what is done within so many seconds a try, not MLflow's four minutes.
+
+    MLflow reads its limits from the environment at each request; what the user has set there stays in force.
+    """
+    limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
+    with _LIMITED:
+        ours = {name: value for name, value in limits.items() if name not in os.environ}
+        os.environ.update(ours)
+        try:
+            yield
+        finally:
+            for name in ours:
+                os.environ.pop(name, None)
 
 
 def fetch_adapter(run_id: str) -> Path:
@@ -201,7 +221,7 @@ def fetch_adapter(run_id: str) -> Path:
         raise ConfigError(f"run id {run_id!r}: there is no tracking store at {uri}; `mlflow ui` lists the runs of one")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
+        with request_limits(*PATIENT), TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
             _download(tracking_client(uri), run_id, target, Path(scratch), uri)
     except ConfigError:
         raise

@@ -62,7 +62,9 @@ def read_config(kind: type[C], arguments: Sequence[str], program: str) -> tuple[
     Raises:
         ConfigError: An unknown key, a value of the wrong type or range, or an unreadable file.
     """
-    parser = ArgumentParser(prog=program, description=describe(kind), formatter_class=RawDescriptionHelpFormatter)
+    parser = ArgumentParser(
+        prog=program, description=describe(cast(Any, kind)), formatter_class=RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", action="append", default=[], metavar="FILE", help="YAML file; may be repeated")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
     known, rest = parser.parse_known_args(arguments)
@@ -85,7 +87,7 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
                 raise ConfigError(f"unknown configuration key {key!r}{hint} Allowed: {', '.join(names)}")
             _check_items(key, layer[key])
     try:
-        merged = OmegaConf.merge(_defaults(kind), *map(dict, layers))
+        merged = OmegaConf.merge(_defaults(cast(Any, kind)), *map(dict, layers))
         return cast(C, OmegaConf.to_object(merged))  # resolves ${…}, which may lead nowhere
     except OmegaConfBaseException as error:
         raise ConfigError(f"impossible value: {str(error).splitlines()[0]} (key {error.full_key})") from None

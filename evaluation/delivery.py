@@ -11,6 +11,7 @@ import json
 import math
 import tempfile
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RETRY_SECONDS = 30.0
-"""After a failed delivery the store is left alone for so long."""
+"""After a failed delivery the store is left alone for so long; twice as long after each further one."""
+LONGEST_PAUSE = 600.0
+"""The pause grows no further than this (seconds)."""
 
 
 class RefusedError(Exception):
@@ -37,22 +40,29 @@ class Store(Protocol):
     """Where operations go. Anything raised but `RefusedError` counts as an outage."""
 
     uri: str
+    patient: bool
+    """Whether a slow answer is worth waiting for: at the start and the end of a run, when the wait delays nothing."""
 
     def open(self, operation: Operation) -> str:
-        """Create or resume a run and return its id."""
+        """Create or resume a run and return its id; with "again", the run that an earlier try may have made."""
 
     def apply(self, run_id: str, operation: Operation, files: Path | None) -> None:
         """Carry out one operation of an open run; doing it twice changes nothing."""
 
 
 class TrackedRun:
-    """One run in the tracking store; every method returns at once when the store is away."""
+    """One run in the tracking store, which may be away.
+
+    Where nobody answers at its address, a method returns at once. A store that takes requests and says nothing holds
+    up one method for as long as the store's patience lasts (MLflow: 5 s), and then again only after a pause of
+    30 s, 60 s, … up to ten minutes; opening and closing wait longer.
+    """
 
     def __init__(self, store: Store, spool: Spool, retry_seconds: float = RETRY_SECONDS) -> None:
         """Wrap a store; nothing is sent yet."""
         self._store = store
         self._spool = spool
-        self._retry_seconds = retry_seconds
+        self._retry_seconds = self._pause = retry_seconds
         self._failed_at: float | None = None
         self._opened: str | None = spool.header.get("run_id")
 
@@ -79,6 +89,7 @@ class TrackedRun:
             "tags": {key: str(value) for key, value in tags.items()},
             "run_id": resume,
             "time": _now(),
+            "key": uuid.uuid4().hex,
         }
         try:
             self._opened = self._store.open(operation)
@@ -87,7 +98,8 @@ class TrackedRun:
         except Exception as error:
             self._opened = resume
             self._outage(error)
-            self._keep(operation, None)
+            self._keep({**operation, "again": True}, None)
+        self._store.patient = False
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Log a configuration, nested mappings flattened to dotted names. On resuming, first values stay."""
@@ -128,7 +140,7 @@ class TrackedRun:
     def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Store rows as the table artifact `name`, which must end in .json to show in the UI."""
         keys = list(dict.fromkeys(key for row in rows for key in row))
-        columns = {key: [row.get(key) for row in rows] for key in keys}
+        columns = {key: [_cell(row.get(key)) for row in rows] for key in keys}
         self._send({"op": "table", "name": _inside(name), "columns": columns})
 
     def export_traces(
@@ -151,30 +163,35 @@ class TrackedRun:
 
     def flush(self) -> bool:
         """Try to deliver everything that waits, now; return whether nothing waits any more."""
-        while (oldest := self._spool.first()) is not None:
-            operation, files = oldest
-            try:
-                self._deliver(operation, files)
-            except RefusedError as error:
-                warnings.warn(f"tracking: dropped {operation['op']}: {error}", RuntimeWarning, stacklevel=2)
-            except Exception as error:
-                self._outage(error)
-                return False
-            self._spool.drop_first()
-        self._failed_at = None
+        try:
+            while (oldest := self._spool.first()) is not None:
+                try:
+                    self._deliver(oldest.operation, oldest.files)
+                except RefusedError as error:
+                    what = oldest.operation["op"]
+                    warnings.warn(f"tracking: dropped {what}: {error}", RuntimeWarning, stacklevel=2)
+                self._spool.drop(oldest)
+        except Exception as error:
+            self._outage(error)
+            return False
+        self._failed_at, self._pause = None, self._retry_seconds
         return True
 
     def close(self, status: str) -> None:
-        """End the run as "FINISHED", "FAILED" or "KILLED"."""
+        """End the run as "FINISHED", "FAILED" or "KILLED"; what still waits is left to the next tracked run."""
         self._failed_at = None if self._failed_at is None else -math.inf  # one last try, however recent
-        self._send({"op": "end", "status": status, "time": _now()})
-        if self.waiting:
-            warnings.warn(
-                f"tracking: {self.waiting} operation(s) wait in {self._spool.folder}; the next tracked run that "
-                "reaches the store delivers them",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        self._store.patient = True
+        try:
+            self._send({"op": "end", "status": status, "time": _now()})
+            if self.waiting:
+                warnings.warn(
+                    f"tracking: {self.waiting} operation(s) wait in {self._spool.folder}; the next tracked run that "
+                    "reaches the store delivers them",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+        finally:
+            self._spool.release()
 
     def _log_file(self, name: str, write: Callable[[Path], object]) -> None:
         target = PurePosixPath(_inside(name))
@@ -197,7 +214,7 @@ class TrackedRun:
 
     def _ready(self) -> bool:
         """Return whether an operation may go straight to the store: nothing waits before it."""
-        if self._failed_at is not None and time.monotonic() - self._failed_at < self._retry_seconds:
+        if self._failed_at is not None and time.monotonic() - self._failed_at < self._pause:
             return False
         return self.flush()
 
@@ -213,6 +230,7 @@ class TrackedRun:
     def _keep(self, operation: Operation, files: Path | None) -> None:
         try:
             if not self._spool.pending:
+                self._spool.hold()
                 self._spool.describe(uri=self._store.uri, run_id=self._opened)
             self._spool.add(operation, files)
         except OSError as error:
@@ -230,6 +248,8 @@ class TrackedRun:
                 RuntimeWarning,
                 stacklevel=4,
             )
+        else:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._failed_at = time.monotonic()
 
 
@@ -256,6 +276,11 @@ def _number(value: float) -> float | str:
     """Return a number that JSON can hold; MLflow takes "nan" and "inf" as texts' float values."""
     number = float(value)
     return number if math.isfinite(number) else str(number)
+
+
+def _cell(value: Any) -> Any:
+    """Return a table's value as JSON can hold it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 One folder per tracked run, one JSON file per operation, one folder of copied files beside it where the operation
 carries files. An operation is written completely or not at all (rename), and removed after delivery, so that a
-process killed at any moment neither loses nor tears one. Knows nothing of MLflow.
+process killed at any moment neither loses nor tears one. Who writes or delivers a spool holds its lock, so that each
+operation goes out once, also from a home that machines share. Knows nothing of MLflow.
 """
 
 from __future__ import annotations
@@ -12,11 +13,31 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.errors import JadeError, SetupError
+from agents.home import only_one
+
 Operation = Mapping[str, Any]
 _HEADER = "run.json"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One operation of a spool."""
+
+    operation: Operation
+    file: Path
+    """Where it is written down; names it as long as it waits."""
+
+    @property
+    def files(self) -> Path | None:
+        """Return the folder of files that it carries, or None."""
+        staged = self.file.with_suffix("")
+        return staged if staged.is_dir() else None
 
 
 class Spool:
@@ -26,6 +47,7 @@ class Spool:
         """Open a spool folder; it is made when something has to wait."""
         self.folder = folder
         self._next = max((int(file.stem) for file in self._files()), default=0) + 1
+        self._held: ExitStack | None = None
 
     @staticmethod
     def fresh(parent: Path) -> Spool:
@@ -34,15 +56,18 @@ class Spool:
 
     @staticmethod
     def waiting(parent: Path) -> Iterator[Spool]:
-        """Yield the spools below `parent` that still hold operations and whose process has ended."""
+        """Yield the spools below `parent` where something waits and that nobody holds; each is held meanwhile."""
         for folder in sorted(parent.glob("*")):
             spool = Spool(folder)
-            if spool.pending and not _alive(spool.header.get("pid")):
-                yield spool
+            if spool.pending and spool.hold():
+                try:
+                    yield spool
+                finally:
+                    spool.release()
 
     @property
     def header(self) -> dict[str, Any]:
-        """Return what was said about the run: "uri", "run_id" (None until created), "pid"."""
+        """Return what was said about the run: "uri", "run_id" (None until created)."""
         try:
             value = json.loads((self.folder / _HEADER).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -54,10 +79,29 @@ class Spool:
         """Return how many operations wait."""
         return len(self._files())
 
+    def hold(self) -> bool:
+        """Claim the spool until `release`, or the end of this process; return whether it is ours."""
+        if self._held is None:
+            held = ExitStack()
+            try:
+                held.enter_context(only_one(self._lock, SetupError(f"{self.folder} belongs to another run")))
+            except JadeError:
+                return False
+            self._held = held
+        return True
+
+    def release(self) -> None:
+        """Leave the spool to whoever delivers what still waits in it."""
+        if self._held is not None:
+            if not self.folder.exists():  # whoever has opened the lock file already finds nothing that waits
+                self._lock.unlink(missing_ok=True)
+            self._held.close()
+            self._held = None
+
     def describe(self, **header: Any) -> None:
         """Write the header."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(self.folder / _HEADER, {**header, "pid": os.getpid()})
+        self._write(self.folder / _HEADER, header)
 
     def add(self, operation: Operation, files: Path | None = None) -> None:
         """Append an operation; `files` is a folder that is copied, since it may change before delivery."""
@@ -68,24 +112,30 @@ class Spool:
             shutil.copytree(files, self.folder / name)
         self._write(self.folder / f"{name}.json", operation)
 
-    def first(self) -> tuple[Operation, Path | None] | None:
-        """Return the oldest operation with its folder of files, or None when nothing waits."""
+    def first(self) -> Waiting | None:
+        """Return the oldest operation, or None when nothing waits.
+
+        Raises:
+            OSError: It cannot be read now.
+        """
         for file in self._files():
-            staged = file.with_suffix("")
             try:
-                return json.loads(file.read_text(encoding="utf-8")), staged if staged.is_dir() else None
-            except (OSError, ValueError):  # meddled with: nothing that could be sent
-                self.drop_first()
+                return Waiting(json.loads(file.read_text(encoding="utf-8")), file)
+            except ValueError:  # meddled with: nothing that could be sent
+                self.drop(Waiting({}, file))
         return None
 
-    def drop_first(self) -> None:
-        """Remove the oldest operation, and the whole folder after the last one."""
-        files = self._files()
-        for file in files[:1]:
-            shutil.rmtree(file.with_suffix(""), ignore_errors=True)
-            file.unlink(missing_ok=True)
-        if len(files) <= 1:
+    def drop(self, done: Waiting) -> None:
+        """Remove an operation, and the whole folder after the last one."""
+        if done.files is not None:
+            shutil.rmtree(done.files, ignore_errors=True)
+        done.file.unlink(missing_ok=True)
+        if not self.pending:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _lock(self) -> Path:
+        return self.folder.with_suffix(".lock")
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.json"))
@@ -97,16 +147,3 @@ class Spool:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-
-
-def _alive(pid: Any) -> bool:
-    """Return whether another process of this machine still owns a spool."""
-    if not isinstance(pid, int) or pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.adapters import REFUSALS, fetch_adapter, tracking_client, tracking_uri
+from agents.adapters import PATIENT, REFUSALS, fetch_adapter, request_limits, tracking_client, tracking_uri
 from agents.home import jade_home
 from evaluation.delivery import RefusedError, TrackedRun, flatten
 from evaluation.glossary import METRICS, glossary_markdown
@@ -29,6 +29,12 @@ __all__ = ["METRICS", "PARENT", "RunCredit", "TrackedRun", "fetch_adapter", "fla
 
 PARENT = "mlflow.parentRunId"
 """Tag that MLflow nests runs by."""
+KEY = "jade.key"
+"""Tag that names the opening of a run, so that a second try finds what the first one made."""
+TABLES = "mlflow.loggedArtifacts"
+"""Tag by which the UI knows which artifacts are tables."""
+HURRIED = 5, 0
+"""Seconds and further tries of a request while training or an evaluation waits for it."""
 
 
 @contextmanager
@@ -75,13 +81,18 @@ def track(
 
 
 def deliver(uri: str, spools: Path | None = None) -> int:
-    """Deliver what ended processes left behind for this store; return how many operations went out."""
-    sent = 0
+    """Deliver what ended runs left behind for this store; return how many operations went out.
+
+    What another process delivers at this moment is left to it. After two outages the rest waits for the next time.
+    """
+    sent, outages, store = 0, 0, MlflowStore(uri)
     for spool in Spool.waiting(spools or jade_home() / "tracking"):
         if spool.header.get("uri") == uri:
             before = spool.pending
-            TrackedRun(MlflowStore(uri), spool).flush()
+            outages += not TrackedRun(store, spool).flush()
             sent += before - spool.pending
+            if outages == 2:
+                break
     return sent
 
 
@@ -91,6 +102,7 @@ class MlflowStore:
     def __init__(self, uri: str) -> None:
         """Name the store; nothing is imported or opened yet."""
         self.uri = uri
+        self.patient = True
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -100,26 +112,53 @@ class MlflowStore:
             folder.mkdir(parents=True, exist_ok=True)
         return tracking_client(self.uri)
 
+    @contextmanager
+    def _answering(self, retries: int | None = None) -> Iterator[None]:
+        """Tell refusals (trying again cannot help) from outages (anything else), and these within seconds."""
+        seconds, usual = PATIENT if self.patient else HURRIED
+        try:
+            with request_limits(seconds, usual if retries is None else retries):
+                yield
+        except RefusedError:
+            raise
+        except NotImplementedError as error:
+            raise RefusedError(str(error)) from error
+        except Exception as error:
+            if getattr(error, "error_code", None) in REFUSALS:
+                raise RefusedError(str(error)) from error
+            raise
+
     def open(self, operation: Operation) -> str:
         """Create or resume a run and return its id; see `evaluation.delivery.Store`."""
-        with _refusing():
+        with self._answering(retries=0):  # MLflow itself would repeat what makes a run, and make two
             client, run_id = self.client, operation["run_id"]
             if run_id is not None:
                 client.get_run(run_id)
                 client.update_run(run_id, status="RUNNING")
                 self._set_tags(run_id, operation["tags"])
                 return str(run_id)
-            run = client.create_run(
-                self._experiment(operation["experiment"]),
-                start_time=operation["time"],
-                tags=dict(operation["tags"]),
-                run_name=operation["name"],
-            )
-            return str(run.info.run_id)
+            experiment = self._experiment(operation["experiment"])
+            return self._made(experiment, operation) or self._make(experiment, operation)
+
+    def _made(self, experiment: str, operation: Operation) -> str | None:
+        """Return the run that an earlier try made before its answer was lost, or None."""
+        if not operation.get("again"):
+            return None
+        found = self.client.search_runs([experiment], f"tags.`{KEY}` = '{operation['key']}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _make(self, experiment: str, operation: Operation) -> str:
+        run = self.client.create_run(
+            experiment,
+            start_time=operation["time"],
+            tags={**operation["tags"], KEY: str(operation.get("key", ""))},
+            run_name=operation["name"],
+        )
+        return str(run.info.run_id)
 
     def apply(self, run_id: str, operation: Operation, files: Path | None) -> None:
         """Carry out one operation of an open run; see `evaluation.delivery.Store`."""
-        with _refusing():
+        with self._answering():
             match operation["op"]:
                 case "metrics":
                     self._log_metrics(run_id, operation)
@@ -132,7 +171,7 @@ class MlflowStore:
                 case "files":
                     self.client.log_artifacts(run_id, str(files), operation["path"] or None)
                 case "table":
-                    self.client.log_table(run_id, dict(operation["columns"]), operation["name"])
+                    self._log_table(run_id, operation["columns"], operation["name"])
                 case "traces":
                     self._log_traces(run_id, operation["traces"])
                 case "end":
@@ -145,7 +184,14 @@ class MlflowStore:
         if found is None:
             folder = _sqlite_folder(self.uri)
             location = (folder / "artifacts" / name).as_uri() if folder is not None else None
-            return str(self.client.create_experiment(name, artifact_location=location))
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except Exception as error:  # made meanwhile: by another process, or by a try whose answer was lost
+                if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
         if found.lifecycle_stage != "active":
             raise RefusedError(f"experiment {name!r} is deleted; restore it or choose another name")
         return str(found.experiment_id)
@@ -157,6 +203,14 @@ class MlflowStore:
         metrics = [Metric(name, float(value), when, step) for name, value in operation["values"].items()]
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    def _log_table(self, run_id: str, columns: Mapping[str, list[Any]], name: str) -> None:
+        """Write a table where the UI shows it; MLflow's own way appends it to itself when it is done twice."""
+        rows = {"columns": list(columns), "data": list(zip(*columns.values(), strict=True))}
+        self.client.log_dict(run_id, rows, name)
+        shown = json.loads(self.client.get_run(run_id).data.tags.get(TABLES, "[]"))
+        if (entry := {"path": name, "type": "table"}) not in shown:
+            self._set_tags(run_id, {TABLES: json.dumps([*shown, entry])})
 
     def _log_params(self, run_id: str, values: Mapping[str, str]) -> None:
         """Log parameters; those of a resumed run keep their first value, changes are named in a tag."""
@@ -211,18 +265,3 @@ class MlflowStore:
 def _sqlite_folder(uri: str) -> Path | None:
     """Return the folder of a SQLite store, which also holds its artifacts; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Tell refusals (trying again cannot help) from outages (anything else)."""
-    try:
-        yield
-    except RefusedError:
-        raise
-    except NotImplementedError as error:
-        raise RefusedError(str(error)) from error
-    except Exception as error:
-        if getattr(error, "error_code", None) in REFUSALS:
-            raise RefusedError(str(error)) from error
-        raise
