@@ -13,6 +13,7 @@ from evaluation.planner import PlannerView, plan_probabilities
 from evaluation.readiness import Asked
 from evaluation.records import Record, RecordStore, interrupted, record_of
 from evaluation.results import Block
+from evaluation.served import ServedModel
 from evaluation.systems import System
 from graphs.trajectory import Trajectory
 
@@ -162,6 +163,8 @@ def planner_views(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]
         if system.kind != "planned" or not config.plan_questions:
             continue
         planner, adapter = bench.speaker(system, "planner")
+        if isinstance(planner, ServedModel):  # a server forces no tokens
+            continue
         for asked in sets:
             examples = asked.examples[: config.plan_questions]
             texts = [example.question for example in examples]

@@ -37,6 +37,9 @@ from graphs.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from agents.model import SharedModel
+    from evaluation.served import ServedModel
+
+    Base = SharedModel | ServedModel
 
 
 class Bench:
@@ -44,7 +47,7 @@ class Bench:
 
     def __init__(
         self,
-        shared: SharedModel,
+        shared: Base,
         config: EvalConfig,
         retrievers: Mapping[str, Retriever],
         other: SharedModel | None = None,
@@ -77,7 +80,8 @@ class Bench:
         named: dict[str, str | None] = {}
         for role, folder in system.folders.items():
             named[role] = None if folder is None else self._load(folder, self._model(system, role))
-        for model in filter(None, (self.shared, self.other)):
+        models: list[Base] = [self.shared, *([] if self.other is None else [self.other])]
+        for model in models:
             mine = [role for role in ("*", *named) if role in named and self._model(system, role) is model]
             first = system.folders[mine[0]] if mine else None
             model.text_digest = prompts_digest(system.prompts)
@@ -85,7 +89,7 @@ class Bench:
             model.version = "0" if first is None or model.adapter is None else str(read_adapter(first).version)
         return named
 
-    def _model(self, system: System, role: str) -> SharedModel:
+    def _model(self, system: System, role: str) -> Base:
         """Return the model that plays a role."""
         name = role if role in system.folders else "*"
         if name not in system.other:
@@ -94,11 +98,11 @@ class Bench:
             raise ConfigError(f"system {system.label!r} speaks of a second base model, and none was loaded")
         return self.other
 
-    def _models(self, system: System) -> list[SharedModel]:
+    def _models(self, system: System) -> list[Base]:
         """Return the models that play a system."""
         return [self.shared] if not system.other or self.other is None else [self.shared, self.other]
 
-    def speaker(self, system: System, role: str) -> tuple[SharedModel, str | None]:
+    def speaker(self, system: System, role: str) -> tuple[Base, str | None]:
         """Return the model and the adapter that play a role."""
         named = self.seat(system)
         return self._model(system, role), named.get(role, named.get("*"))
@@ -109,7 +113,7 @@ class Bench:
         routed = {role: model for role, model in models.items() if model is not self.shared}
         return RoutedPolicy(self.shared, routed) if routed else self.shared
 
-    def _load(self, folder: Path, model: SharedModel) -> str:
+    def _load(self, folder: Path, model: Base) -> str:
         path = folder.resolve()
         key = (id(model), path)
         if key not in self._names:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from agents.model import SharedModel
     from agents.passage import Retriever
-    from evaluation.bench import Bench
+    from evaluation.bench import Base, Bench
     from evaluation.readiness import Asked
     from evaluation.results import Block
     from evaluation.systems import System
@@ -75,7 +75,7 @@ def measure(
     config: EvalConfig,
     systems: Sequence[System],
     sets: Sequence[Asked],
-    shared: SharedModel,
+    shared: Base,
     retrievers: Mapping[str, Retriever],
     other: SharedModel | None = None,
     ranks: Ranks = ALONE,
@@ -97,7 +97,7 @@ def gather(
     config: EvalConfig,
     systems: Sequence[System],
     sets: Sequence[Asked],
-    shared: SharedModel,
+    shared: Base,
     retrievers: Mapping[str, Retriever],
     other: SharedModel | None = None,
     program: str = PROGRAM,
@@ -191,7 +191,7 @@ def _why(config: EvalConfig, systems: Sequence[System]) -> str:
     return f" (an untuned model plays in {', '.join(untuned)})" if untuned else " (all are trained)"
 
 
-def _named(model: SharedModel) -> str:
+def _named(model: Base) -> str:
     return f"{model.name} (weights {model.weights}, {model.identity['dtype']})"
 
 

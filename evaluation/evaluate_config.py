@@ -59,6 +59,9 @@ class EvalConfig:
     """Passages a search."""
     model: str | None = None
     """Base model: a folder or hub id; none = the embedded one."""
+    server: str | None = None
+    """Address of a llama.cpp or vLLM server that runs `model`, which then is not loaded here; adapters need vLLM. Plans
+    get no exact probabilities then. JADE_SERVER_KEY holds its key, if it wants one."""
     other: str | None = None
     """Second base model, for roles whose adapter is written "other" (as it is) or "other:ADAPTER"."""
     decoding: str = "auto"

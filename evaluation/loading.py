@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,27 @@ if TYPE_CHECKING:
     from agents.model import SharedModel
     from agents.passage import Retriever
     from evaluation.readiness import Asked
+    from evaluation.served import ServedModel
 
 _log = logging.getLogger("jade.evaluate")
 
 
-def load_model(config: EvalConfig) -> SharedModel:
-    """Load the base model.
+def load_model(config: EvalConfig) -> SharedModel | ServedModel:
+    """Load the base model, or reach the server that runs it.
 
     Raises:
         ConfigError, SetupError: It cannot be loaded.
+        ServerError: The server does not answer.
     """
-    return _load(config, config.model)
+    if config.server is None:
+        return load_base(config, config.model)
+    from agents.remote_reach import KEY
+    from evaluation.served import ServedModel
+
+    served = ServedModel(config.server, config.model, key=os.environ.get(KEY))
+    facts = served.facts
+    _log.info("asking %s at %s, %d tokens a request", facts.model, config.server, facts.context_length)
+    return served
 
 
 def load_other(config: EvalConfig) -> SharedModel | None:
@@ -32,10 +43,15 @@ def load_other(config: EvalConfig) -> SharedModel | None:
     Raises:
         ConfigError, SetupError: It cannot be loaded.
     """
-    return None if config.other is None else _load(config, config.other)
+    return None if config.other is None else load_base(config, config.other)
 
 
-def _load(config: EvalConfig, model: str | None) -> SharedModel:
+def load_base(config: EvalConfig, model: str | None) -> SharedModel:
+    """Load a base model here: a folder or hub id, None = the embedded one.
+
+    Raises:
+        ConfigError, SetupError: It cannot be loaded.
+    """
     from agents.model import SharedModel
 
     def tell(line: str) -> None:

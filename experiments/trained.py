@@ -29,8 +29,8 @@ from training.ppo import train
 from training.ppo_config import PPOConfig
 
 if TYPE_CHECKING:
-    from agents.model import SharedModel
     from agents.passage import Retriever
+    from evaluation.bench import Base
     from evaluation.readiness import Asked
     from evaluation.systems import System
 
@@ -138,7 +138,7 @@ def measure(
     config: EvalConfig,
     systems: Sequence[System],
     sets: Sequence[Asked],
-    shared: SharedModel,
+    shared: Base,
     retrievers: Mapping[str, Retriever],
     metric: str,
 ) -> dict[str, Any]:

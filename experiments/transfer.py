@@ -25,7 +25,7 @@ from agents.planner import PLANNER
 from evaluation.config import read_config, run_command
 from evaluation.evaluate import check, gather, publish
 from evaluation.evaluate_config import EvalConfig
-from evaluation.loading import load_model, load_other, open_retrievers
+from evaluation.loading import load_base, load_other, open_retrievers
 from evaluation.macro import macro_compare
 from evaluation.report_markdown import table
 from evaluation.statistics import Comparison, corrected
@@ -72,6 +72,8 @@ class TransferConfig(EvalConfig):
         if self.systems != EvalConfig().systems or self.other is not None or self.baseline is not None:
             raise ConfigError("systems, other and baseline follow from planner and backbones here; leave them out")
         super().__post_init__()
+        if self.server is not None:
+            raise ConfigError("the backbones are loaded here, one after the other; leave server out")
         if len({slug_of(name) for name in self.backbones}) < len(self.backbones) or not self.backbones:
             raise ConfigError(f"backbones={self.backbones}; name at least one, and each once")
         for name in self.backbones:
@@ -108,7 +110,7 @@ def ask(config: TransferConfig, arm: Arm) -> dict[str, Any]:
     systems, sets = check(mine)
     if backbone is not None:
         make_random(backbone, config.model)
-    return measure(mine, systems, sets, load_model(mine), open_retrievers(mine, sets), load_other(mine))
+    return measure(mine, systems, sets, load_base(mine, mine.model), open_retrievers(mine, sets), load_other(mine))
 
 
 def measure(
