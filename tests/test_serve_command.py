@@ -103,12 +103,13 @@ def test_model_and_index_options_reach_the_graph(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("graphs.load_graph", load_graph, raising=False)
     monkeypatch.setattr(server, "serve", lambda graph, config, on_ready: loaded.update(config=config))
-    words = "--index mine --adapter none --top-k 3 --record off --retriever bm25 --capacity 2 --name wiki"
+    words = "--server http://h:1 --index mine --adapter none --top-k 3 --record off --retriever bm25 --capacity 2 --name wiki"
     assert jade(["serve", *words.split()]) == 0
     config = loaded.pop("config")
     assert (config.capacity, config.queue, config.name) == (2, 16, "wiki")
     del loaded["progress"]
-    assert loaded == {"index": "mine", "adapter": None, "top_k": 3, "record": "off", "retriever_mode": "bm25"}
+    rest = {"index": "mine", "adapter": None, "top_k": 3, "record": "off", "retriever_mode": "bm25"}
+    assert loaded == {"server": "http://h:1", **rest}
 
 
 def test_a_graph_of_ones_own_keeps_its_model_unless_one_is_named(tmp_path: Path) -> None:
