@@ -149,20 +149,21 @@ def test_all_questions_failed(say: Say, home: Path, tmp_path: Path, module: Any)
     assert [run.outcome for run in runs] == ["crashed"] * 2 and all(len(run.calls) == 1 for run in runs)
 
 
-def test_a_refused_ledger_costs_nothing_and_the_run_goes_on_with_another(say: Say, home: Path, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_used_is_left_out_and_the_adapter_is_there_at_the_end(
+    say: Say, home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
     for number, name in enumerate(("by-toy", "by-other")):
         for file in (home / name).glob("*.jsonl"):
             shutil.copy(file, mixed / f"{number}-{file.name}")
-    options = {**REPLAY, "ledger": mixed, "iterations": 5}
-    status, told = say(ppo, **options)
-    assert status == 2 and "2 other-text" in told  # the first batch was learned from, the second refused
-    state = json.loads((tmp_path / "run" / LATEST / "state.json").read_text())["state"]
-    assert state["iteration"] == 1 and state["version"] == 1
-    for file in mixed.glob("1-*"):
-        file.unlink()
-    assert say(ppo, **options) == (0, "")
+    caplog.set_level("INFO", "jade.ppo")
+    for _ in range(2):  # the same command again ends in the same way
+        assert say(ppo, **{**REPLAY, "ledger": mixed, "iterations": 5}) == (0, "")
+        state = json.loads((tmp_path / "run" / LATEST / "state.json").read_text())["state"]
+        assert state["iteration"] == state["version"] == 1 and (tmp_path / "run" / "adapter" / "jade.json").is_file()
+        assert caplog.messages[-1].startswith(f"learned from 2 of the 4 runs that were read of the ledger {mixed}; ")
+        assert "left out: 2 other-text; they were recorded under another base" in caplog.messages[-1]
 
 
 def test_a_damaged_checkpoint_is_named_by_the_command(say: Say, tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ class State:
     """Policy hash of the trained adapter."""
     segment: str = ""
     """Name of the last ledger segment that was trained on."""
+    read: int = 0
+    """Batches of a replayed ledger that were read, those that were left out included (`training.replayed`)."""
+    learned: int = 0
+    """Runs of a replayed ledger that were learned from."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason → runs of a replayed ledger that were not."""
     alpha: float | None = None
     """Price α of the next iteration where a target moves it (`training.duals`); none = the configuration's."""
     beta: float | None = None

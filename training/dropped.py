@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from agents.errors import ConfigError
 from graphs.trajectory import FAILED, Trajectory
 
 _FAILED = "`jade show RUN --ledger …` says why they failed; mend that and run the same command again"
+_PARITY = (
+    "the model gives them other log-probabilities today: load the base and number format that recorded them (--model, "
+    "--dtype), or raise --parity_mean and --parity_total where only the machine differs"
+)
 REMEDIES: Mapping[str, str] = {
     **dict.fromkeys(FAILED, _FAILED),
     "unmatched": "give the gold answers of these questions with --answers FILE",
     "other-text": "they were recorded under another base, tokenizer, prompt set or JADE version: load that one, or "
     "record them again under this one",
-    "loo-alone": "estimator loo compares runs of one question, and these have one each: --estimator tree_gae",
+    "loo-alone": "estimator loo compares runs of one question, and these have one each: --estimator tree_gae, and "
+    "another --output",
+    "stale-versions": "each update makes recorded runs a version older: --max_versions says how old they may be, "
+    "--max_drift how far from today's policy",
+    "stale-drift": "today's policy is too far from the one that recorded them: --max_drift says how far it may be; or "
+    "take smaller steps (--lr), or record again under the newest adapter",
+    "newer-policy": "a later adapter than the one that learns recorded them: start from that one (--adapter, and "
+    "another --output)",
+    "unknown-policy": "the adapter that recorded them is not at hand: start from it (--adapter, and another --output)",
+    "parity-mean": _PARITY,
+    "parity-sum": _PARITY,
+    "rolled-back": "alarms undid what was learned from them: smaller steps (--lr), or --on_alarm continue",
     "other-roles": "prompt or grammar of a role of your own changed between them: replay each ledger by itself",
 }
 """Main reason why nothing is left of a batch → what to do."""
@@ -49,12 +65,33 @@ class Dropped:
         return Dropped.of((reason, run) for reason, runs in sides for run in runs)
 
 
-def nothing_left(dropped: Dropped, size: int, ledger: str) -> str:
-    """Return what to say when none of `size` runs of a ledger can be trained on: why, by count, and what to do."""
-    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.counts.items())
-    main = max(dropped.counts, key=lambda reason: dropped.counts[reason], default="")
-    remedy = REMEDIES.get(main, "record with record='train' under the adapter that PPO starts from")
-    return f"none of {size} recorded runs can be trained on: {counts} (ledger {ledger}). Nothing was changed; {remedy}"
+class NothingLeftError(ConfigError):
+    """None of some recorded runs can be trained on; the message counts why and says what to do."""
+
+    def __init__(self, counts: Mapping[str, int], ledger: str) -> None:
+        """Say why.
+
+        Args:
+            counts: Reason → runs left out; together all of them.
+            ledger: Where they are recorded.
+        """
+        self.counts = dict(counts)
+        why = f": {counted(counts)}" if counts else ""
+        super().__init__(
+            f"none of {sum(counts.values())} recorded runs can be trained on{why} (ledger {ledger}). "
+            f"Nothing was changed; {remedy(counts)}"
+        )
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return counts by reason in words, such as "3 unmatched, 1 crashed"."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def remedy(counts: Mapping[str, int]) -> str:
+    """Return what to do about the main one of some reasons."""
+    main = max(counts, key=lambda reason: counts[reason], default="")
+    return REMEDIES.get(main, "record with record='train' under the adapter that PPO starts from")
 
 
 def in_company(runs: Sequence[Trajectory]) -> tuple[list[Trajectory], list[tuple[str, str]]]:

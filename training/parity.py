@@ -87,6 +87,23 @@ def parity_problem(calls: Iterable[Gap], limits: ParityLimits) -> str | None:
     return None
 
 
+def version_problem(recorded_version: int, version: int, limits: StalenessLimits = StalenessLimits()) -> str | None:
+    """Return why the version of a run forbids its use, or None; known before anything is recomputed.
+
+    Args:
+        recorded_version: Version of the policy that sampled.
+        version: Version of the policy that learns.
+        limits: How old is too old.
+
+    Returns:
+        "stale-versions", or "newer-policy" for a run sampled by a later policy than the one that learns, as after a
+        rollback.
+    """
+    if recorded_version > version:
+        return "newer-policy"
+    return "stale-versions" if version - recorded_version > limits.versions else None
+
+
 def staleness_problem(
     recorded_version: int, version: int, run: Gap, limits: StalenessLimits = StalenessLimits()
 ) -> str | None:
@@ -99,14 +116,10 @@ def staleness_problem(
         limits: How old is too old.
 
     Returns:
-        "stale-versions", "stale-drift", or "newer-policy" for a run sampled by a later policy than the one
-        that learns, as after a rollback.
+        As `version_problem`, or "stale-drift".
     """
-    if recorded_version > version:
-        return "newer-policy"
-    if version - recorded_version > limits.versions:
-        return "stale-versions"
-    return None if run.mean <= limits.drift else "stale-drift"
+    problem = version_problem(recorded_version, version, limits)
+    return problem or (None if run.mean <= limits.drift else "stale-drift")
 
 
 def hash_problem(recorded: Mapping[str, str], text: str, environment: str | None = None) -> str | None:

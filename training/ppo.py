@@ -21,7 +21,7 @@ from evaluation.config import read_config, run_command
 from evaluation.ranks import ALONE, Ranks, joined
 from evaluation.tracking import PARENT, TrackedRun
 from graphs.trajectory import Trajectory
-from training.beforehand import check_options, refuse_idle
+from training.beforehand import check_options
 from training.buffer import RolloutBuffer
 from training.checkpoint import keep_healthy
 from training.clock import Clock
@@ -36,14 +36,14 @@ from training.ppo_config import PPOConfig
 from training.ppo_estimate import estimate
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
 from training.progress import following
+from training.replayed import check_learned, summary
 from training.report import hash_tags, report_figures, report_ledger, run_credit
-from training.rollout import Rollout, prepare
 from training.rollout_metrics import credit_metrics, ledger_metrics, rollout_metrics
 from training.schedule import rate
 from training.session import Session, begin
 from training.sole_writer import sole_writer
-from training.source import executions, ledger_batches, ledger_of, recorded_segments
-from training.update import Outcome, fill, start_critic
+from training.source import ledger_batches, ledger_of, next_rollout, recorded_segments
+from training.update import Outcome, fill
 
 _log = logging.getLogger("jade.ppo")
 ENDED_BY_ALARM = 3
@@ -65,7 +65,7 @@ def run(
         0, or `ENDED_BY_ALARM`.
 
     Raises:
-        ConfigError: Nothing of an iteration can be trained on.
+        ConfigError: Nothing of what was collected, or of a whole replayed ledger, can be trained on.
         LedgerError, SetupError: The disk is full; the last checkpoint stands.
     """
     config, state, ranks = session.config, session.state, session.ranks
@@ -81,7 +81,7 @@ def run(
         while session.state.iteration < config.iterations and not ranks.any(stop()):
             metrics, healthy = iterate(session, tracked, batches, clock, follow.recorded)
             if metrics is None:
-                _log.info("the ledger has no more runs")
+                check_learned(session.state, str(config.ledger))
                 break
             if not healthy and not _recover(session, metrics):
                 status = ENDED_BY_ALARM
@@ -98,6 +98,8 @@ def run(
         report_ledger(ledger_of(config), tracked)
         tracked.set_tags(hash_tags(session))
     if status == 0:
+        if batches is not None and ranks.leads:
+            _log.info("%s", summary(session.state, str(config.ledger)))
         tracked.log_artifact_folder(session.ship(), "adapter")
     return status
 
@@ -124,14 +126,11 @@ def iterate(
     """
     config, state = session.config, session.state
     number = state.iteration + 1  # an iteration that does not count keeps its own, and never takes the one before
-    # collect, or replay
-    runs = executions(session, batches, clock, on_done)
-    if runs is None:
+    # collect or replay; check, reward, old and reference log-probabilities, values
+    rollout = next_rollout(session, batches, clock, on_done)
+    if rollout is None:
         return None, True
-    recorded = recorded_segments(session) if batches is None else []
-    # check, reward, old and reference log-probabilities, values
-    with clock.stage("score"):
-        rollout = _prepared(session, runs)
+    runs, recorded = rollout.runs, recorded_segments(session) if batches is None else []
     # credit, weights, whitening
     with clock.stage("credit"):
         buffer, plain, credits = fill(rollout.buffer, rollout.scored, rollout.team, config)
@@ -173,19 +172,6 @@ def iterate(
     for name, seen in ringing.items():
         _log.warning("alarm %s: %s", name, seen)
     return metrics, counts
-
-
-def _prepared(session: Session, runs: Sequence[Trajectory]) -> Rollout:
-    """Check, reward and score a batch; the first one starts the critic."""
-    state, players = session.state, session.players
-    prices = in_force(session.config, state)
-    rollout = prepare(runs, players, session.store, session.gold, session.config, version=state.version, prices=prices)
-    if not state.critic_started:
-        refuse_idle(rollout.buffer, session.config.train)
-        start_critic(players, rollout.buffer, rollout.team, rollout.scored)
-        state.critic_started = True
-    session.name_roles({row.call.role for row in rollout.buffer.rows if row.trained})
-    return rollout
 
 
 def _updated(session: Session, buffer: RolloutBuffer, critic_only: bool) -> Outcome:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from agents.call import Policy
-from agents.errors import ConfigError, LedgerError
+from agents.errors import LedgerError
 from evaluation.dataset import Example
 from evaluation.ranks import ALONE, Ranks
 from graphs.collection import Timing, collect
@@ -24,7 +24,7 @@ from graphs.ledger import LedgerWriter, read_ledger
 from graphs.recorded import RecordedGraph
 from graphs.trajectory import FAILED, Trajectory
 from training.buffer import RolloutBuffer
-from training.dropped import Dropped, in_company, nothing_left
+from training.dropped import Dropped, NothingLeftError, in_company
 from training.duals import Prices
 from training.gold import Gold
 from training.permuted import permuted
@@ -259,7 +259,7 @@ def prepare(
         prices: α and β in force; None = those of `config`.
 
     Raises:
-        ConfigError: Nothing is left to learn from; the message counts why.
+        NothingLeftError: Nothing is left to learn from; the message counts why.
     """
     ended = [run for run in runs if run.outcome not in FAILED]
     scored = players.ranks.spread(ended, lambda part: [gold(run) for run in part])
@@ -282,7 +282,7 @@ def prepare(
     dropped = Dropped.of(unmatched) + found.dropped
     if not found.buffer.trajectories:
         where = config.ledger or segment_file(Path(config.output), 0).parent
-        raise ConfigError(nothing_left(dropped, len(runs), str(where)))
+        raise NothingLeftError(dropped.counts, str(where))
     alpha, beta = (config.alpha, config.beta) if prices is None else (prices.alpha, prices.beta)
     terms = {"alpha": alpha, "beta": beta, "penalty": config.format_penalty}
     paid = {run.run: rewards(run, score, **terms) for run in known if (score := scores.get(run.run)) is not None}

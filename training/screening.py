@@ -29,6 +29,7 @@ from training.parity import (
     joined,
     parity_problem,
     staleness_problem,
+    version_problem,
 )
 from training.players import Players
 from training.policies import OLDER, PolicyStore
@@ -83,7 +84,7 @@ def screen(
         tokens: Also values per response token.
     """
     refused: list[tuple[str, str]] = []
-    kept = _usable(players, runs, refused)
+    kept = [run for run in _usable(players, runs, refused) if not _off_version(run, version, limits, refused)]
     samplers = {run.run: _samplers(players, store, run) for run in kept}
     refused += [("unknown-policy", run.run) for run in kept if samplers[run.run] is None]
     kept = [run for run in kept if samplers[run.run] is not None]
@@ -129,6 +130,14 @@ def _usable(players: Players, runs: Sequence[Trajectory], refused: list[tuple[st
         roles |= own
         kept.append(run)
     return kept
+
+
+def _off_version(run: Trajectory, version: int, limits: Limits, refused: list[tuple[str, str]]) -> bool:
+    """Refuse a run whose version forbids it, before anything is spent on scoring it."""
+    problem = version_problem(_version(run), version, limits.staleness)
+    if problem is not None:
+        refused.append((problem, run.run))
+    return problem is not None
 
 
 def _record_problem(run: Trajectory) -> str | None:

@@ -26,6 +26,7 @@ from training.gold import Gold
 from training.players import Players, make_players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
+from training.replayed import note_rollback
 from training.rollout import World
 from training.speaker import reach_server
 from training.update import Optimiser
@@ -145,6 +146,7 @@ class Session:
         self.restore(folder / "adapter")
         self.state.iteration, self.state.rollbacks = lost.iteration + 1, lost.rollbacks + 1
         self.state.factor, self.state.mlflow_run = lost.factor / 2, lost.mlflow_run
+        note_rollback(self.state, lost)
         if collapsed:
             ease(self.config, self.state, failed, metrics)
         self.card = replace(self.card, version=self.state.version)
