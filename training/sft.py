@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from hashlib import blake2b
@@ -30,18 +31,20 @@ from agents.roster import ROLES, prompts_digest
 from evaluation.config import read_config, run_command
 from evaluation.dataset import load_examples
 from evaluation.ranks import ALONE, Ranks, joined
+from evaluation.tracking import TrackedRun
 from training.adapter import TRAINED, LoraShape, create_adapter, first_adapted_layer, save_adapter
 from training.beforehand import refuse_ignored
 from training.buffer import RolloutBuffer
+from training.dropped import Dropped
 from training.gold import Gold
 from training.lead import log_as, tracked_by_first
 from training.learner import Learner
 from training.probe import probe
-from training.rejection import Rule, best_runs, ledger_gold, supervised
+from training.rejection import Best, Rule, best_runs, ledger_gold, supervised
 from training.rows import Row
 from training.sft_config import SFTConfig
 from training.sole_writer import sole_writer
-from training.supervised import PROMPTS, Warmup, supervised_buffer, supervised_calls
+from training.supervised import PROMPTS, Warmup, held_out_loss, supervised_buffer, supervised_calls
 from training.warmstart import WarmStart, bundled_sets, dev_questions, summary, warmstart_rows
 
 _log = logging.getLogger("jade.sft")
@@ -68,10 +71,14 @@ def derived_rows(config: SFTConfig) -> WarmStart:
         return WarmStart(())
     from agents.retriever import open_retriever
 
-    def open_set(name: str) -> Retriever:
-        return open_retriever(config.index or name, k=config.top_k)
+    environments: dict[str, str] = {}
 
-    return warmstart_rows(
+    def open_set(name: str) -> Retriever:
+        retriever = open_retriever(config.index or name, k=config.top_k)
+        environments[name] = retriever.identity["environment"]
+        return retriever
+
+    found = warmstart_rows(
         bundled_sets(open_set, config.datasets, config.plan_sets),
         per_role=config.per_role,
         role_rows=config.role_rows,
@@ -79,6 +86,7 @@ def derived_rows(config: SFTConfig) -> WarmStart:
         top_k=config.top_k,
         seed=config.seed,
     )
+    return replace(found, environments=environments)
 
 
 def check_options(config: SFTConfig) -> Gold | None:
@@ -105,8 +113,8 @@ def check_options(config: SFTConfig) -> Gold | None:
     return ledger_gold(ledger, config.answers, [*config.datasets, *config.plan_sets], config.score)
 
 
-def recorded_calls(config: SFTConfig, gold: Gold | None, shared: SharedModel) -> tuple[list[Call], str]:
-    """Return the calls of the best recorded run of each question, and a text about them.
+def recorded_runs(config: SFTConfig, gold: Gold | None, shared: SharedModel) -> Best:
+    """Return the best recorded run of each question of the ledger; none where there is no ledger.
 
     Args:
         config: Names the ledger, and how to choose.
@@ -117,11 +125,22 @@ def recorded_calls(config: SFTConfig, gold: Gold | None, shared: SharedModel) ->
         ConfigError: Nothing in the ledger can be learned from.
     """
     if gold is None:
-        return [], ""
+        return Best((), (), 0, Dropped())
     rule = Rule(config.best_of, config.min_score, config.cost_turns, config.cost_retrievals)
     ledger = Path(str(config.ledger)).expanduser()
-    best = best_runs(ledger, gold, rule, text=shared.identity["text"], dev=dev_questions())
-    return list(supervised(best.runs, shared.end_token)), best.summary()
+    return best_runs(ledger, gold, rule, text=shared.identity["text"], dev=dev_questions())
+
+
+def hash_tags(shared: SharedModel, warm: WarmStart, best: Best) -> dict[str, str]:
+    """Return the hashes of text and environment as tags of a run: what was searched, for each set and for the ledger.
+
+    The environment is "none" where nothing was searched: all rows are plans and decompositions, or the ledger's graph
+    had no retriever.
+    """
+    recorded = sorted({run.hashes.get("environment", "") for run in best.runs} - {""})
+    found = [*warm.environments.items(), *(("ledger", value) for value in recorded)]
+    environment = ", ".join(value if len(found) == 1 else f"{name} {value}" for name, value in found)
+    return {"hash.text": shared.identity["text"], "hash.environment": environment or "none"}
 
 
 def start(config: SFTConfig, shared: SharedModel) -> AdapterInfo:
@@ -211,38 +230,45 @@ def _train(config: SFTConfig, dry_run: bool, ranks: Ranks) -> Path | None:
         text_digest=prompts_digest(PROMPTS),
     )
     card = start(config, shared)
-    recorded, about = recorded_calls(config, gold, shared)
-    warm = derived_rows(config)
+    best, warm = recorded_runs(config, gold, shared), derived_rows(config)
+    recorded = list(supervised(best.runs, shared.end_token))
     rows, held = split_rows(warm.rows, config.held_out)
     buffer = supervised_buffer([*supervised_calls(rows, shared), *recorded], config.role_weights)
-    sources = "\n\n".join(part for part in (summary(warm.rows) if warm.rows else "", about) if part)
+    sources = "\n\n".join([summary(warm.rows)] * bool(warm.rows) + [best.summary()] * bool(recorded))
     _log.info("%s\n%d rows, %d tokens", sources, len(buffer), int(buffer.lengths.sum()))
     if dry_run:
         return None
     agree(config, shared, buffer, ranks)
     card = with_roles(card, [*(row.role for row in rows), *(call.role for call in recorded)])
     learner = Learner(shared, first_adapted_layer(shared, [TRAINED]))
-    folder = Path(config.output) / "adapter"
-    tags = {"hash.text": shared.identity["text"]}
+    folder, tags = Path(config.output) / "adapter", hash_tags(shared, warm, best)
     with tracked_by_first(ranks, config.experiment, Path(config.output).name, config.__dict__, tags) as tracked:
         tracked.log_text(sources, "rows.md")
-        asked = (config.eval_sets, config.eval_sample, config.index, config.top_k)
         warmup = Warmup(config, learner, buffer, ranks)
-        if not ranks.leads:
+        if ranks.leads:
+            _measured(warmup, held, tracked, lambda: keep(shared, folder, card))
+            tracked.set_tags({"hash.policy": shared.policy_hash(TRAINED)})
+            tracked.log_artifact_folder(folder, "adapter")
+        else:
             warmup.run(tracked)
-            return folder
-        before = probe(shared, None if config.adapter is None else TRAINED, held, PROMPTS, *asked)
-        tracked.log_metrics(before.metrics(), 0)
-        warmup.run(tracked)
-        shared.refresh(TRAINED)
-        keep(shared, folder, card)
-        after = probe(shared, TRAINED, held, PROMPTS, *asked)
-        tracked.log_metrics(after.metrics(), warmup.step)
-        _log.info("before\n%s\nafter\n%s", before.table(), after.table())
-        tracked.log_text(f"before\n\n{before.table()}\n\nafter\n\n{after.table()}\n", "validity.md")
-        tracked.set_tags({"hash.policy": shared.policy_hash(TRAINED)})
-        tracked.log_artifact_folder(folder, "adapter")
     return folder
+
+
+def _measured(warmup: Warmup, held: Sequence[Row], tracked: TrackedRun, keep_it: Callable[[], object]) -> None:
+    """Measure the speaker, warm it up, keep it, and measure it again."""
+    config, shared = warmup.config, warmup.learner.shared
+    asked = (config.eval_sets, config.eval_sample, config.index, config.top_k)
+    counts = Counter(row.call.role for row in warmup.buffer.rows)
+    before = probe(shared, None if config.adapter is None else TRAINED, held, PROMPTS, *asked)
+    tracked.log_metrics({f"sft/rows/{role}": float(count) for role, count in counts.items()}, 0)
+    tracked.log_metrics({**before.metrics(), **held_out_loss(warmup.learner, held, config)}, 0)
+    warmup.run(tracked)
+    shared.refresh(TRAINED)
+    keep_it()
+    after = probe(shared, TRAINED, held, PROMPTS, *asked)
+    tracked.log_metrics({**after.metrics(), **held_out_loss(warmup.learner, held, config)}, warmup.step)
+    _log.info("before\n%s\nafter\n%s", before.table(), after.table())
+    tracked.log_text(f"before\n\n{before.table()}\n\nafter\n\n{after.table()}\n", "validity.md")
 
 
 def main() -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from agents.call import Call
 from agents.errors import ConfigError
@@ -21,7 +23,7 @@ from training.adapter import TRAINED
 from training.buffer import RolloutBuffer
 from training.gradients import shared_gradients
 from training.learner import Learner
-from training.minibatch import collate, minibatches
+from training.minibatch import Microbatch, collate, minibatches
 from training.rows import Row
 from training.schedule import rate
 from training.sft_config import SFTConfig
@@ -126,37 +128,73 @@ class Warmup:
                     done = self.ranks.tell(max(done, spent / self.config.minutes))
                 if done >= 1:
                     return
-                loss = self._step(plan[index], done)
+                metrics = self._step(plan[index], done)
                 if self.step % 10 == 0 or self.step == 1:
-                    speed = self.tokens / (time.monotonic() - started)
+                    speed, loss = self.tokens / (time.monotonic() - started), metrics["sft/loss"]
                     _log.info("step %d/%d loss %.3f %.0f tok/s %.1f min", self.step, self.total, loss, speed, spent)
-                    tracked.log_metrics({"sft/loss": loss, "sft/tokens_per_second": speed}, self.step)
+                    tracked.log_metrics({**metrics, "sft/tokens_per_second": speed}, self.step)
             epoch += 1
 
-    def _step(self, batches: Sequence[Sequence[int]], done: float) -> float:
-        """Take one optimiser step; return the mean loss in nats a token weight."""
+    def _step(self, batches: Sequence[Sequence[int]], done: float) -> dict[str, float]:
+        """Take one optimiser step; return its learning rate and mean losses in nats a token weight."""
         factor = min(1.0, (self.step + 1) / max(1, self.config.warmup)) * rate(
             round(done * 10_000), 10_000, shape="cosine"
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * factor
-        assert self.buffer.weights is not None
-        mine = [row for part in batches for row in part]
-        mass = float((self.buffer.weights[mine] * self.buffer.counts[mine]).sum())
-        total, tokens = 0.0, 0
+        masses = _masses(self.buffer, [row for part in batches for row in part])
+        mass = math.fsum(masses.values())
+        sums, tokens = dict.fromkeys(masses, 0.0), 0
         for rows in self.ranks.mine(batches):
-            batch = collate(self.buffer, rows, pad_id=0, device=self.learner.device)
-            calls = [self.buffer.rows[row].call for row in rows]
-            scores = self.learner.score(batch, calls, TRAINED)
-            assert batch.weights is not None
-            loss = -(scores.logprobs * batch.weights).sum() / mass
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            batch, losses = _losses(self.learner, self.buffer, rows)
+            (losses.sum() / mass).backward()  # type: ignore[no-untyped-call]
+            for row, loss in zip(rows, losses.tolist(), strict=True):
+                sums[self.buffer.rows[row].call.role] += loss
             tokens += int(batch.attention_mask.sum())
-        total, read = shared_gradients(self.ranks, self.parameters, [total, tokens])
+        *found, read = shared_gradients(self.ranks, self.parameters, [*sums.values(), tokens])
         self.tokens += int(read)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return total
+        return {
+            "sft/loss": math.fsum(found) / mass,
+            "sft/learning_rate": self.config.lr * factor,
+            **{f"sft/loss/{role}": loss / masses[role] for role, loss in zip(sums, found, strict=True) if masses[role]},
+        }
+
+
+def held_out_loss(learner: Learner, rows: Sequence[Row], config: SFTConfig) -> dict[str, float]:
+    """Return `sft/dev_loss` of the trained adapter on rows that are not trained on; nothing where there are none.
+
+    Args:
+        learner: Whose trained adapter.
+        rows: Of each role so many, which count as while training.
+        config: Weights of the roles, and most tokens of a forward pass.
+    """
+    calls = supervised_calls(rows, learner.shared)
+    if not calls:
+        return {}
+    buffer, total = supervised_buffer(calls, config.role_weights), 0.0
+    with torch.no_grad():
+        for part in minibatches(buffer.lengths, 1, config.token_budget, (config.seed, 0))[0]:
+            total += float(_losses(learner, buffer, part)[1].sum())
+    return {"sft/dev_loss": total / math.fsum(_masses(buffer, range(len(buffer))).values())}
+
+
+def _losses(learner: Learner, buffer: RolloutBuffer, rows: Sequence[int]) -> tuple[Microbatch, Tensor]:
+    """Return some rows as a batch, and (B,) −Σ w·log π of each of them."""
+    batch = collate(buffer, rows, pad_id=0, device=learner.device)
+    scores = learner.score(batch, [buffer.rows[row].call for row in rows], TRAINED)
+    assert batch.weights is not None
+    return batch, -(scores.logprobs * batch.weights).sum(-1)
+
+
+def _masses(buffer: RolloutBuffer, rows: Sequence[int]) -> dict[str, float]:
+    """Return role → Σ w over the response tokens of some rows, for each role that they have."""
+    assert buffer.weights is not None
+    found: dict[str, float] = {}
+    for row in rows:
+        role = buffer.rows[row].call.role
+        found[role] = found.get(role, 0.0) + float(buffer.weights[row] * buffer.counts[row])
+    return found

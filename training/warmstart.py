@@ -76,6 +76,8 @@ class WarmStart:
     rows: tuple[Row, ...]
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Reason → candidates left out before balancing."""
+    environments: Mapping[str, str] = field(default_factory=dict)
+    """Set that was searched for → environment hash of its index."""
 
 
 def bundled_sets(
