@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,20 @@ HEAD = (
     "| clients | answered | answers/min | p50 s | p95 s | refused | slowest refusal s | failed | lost | twice |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
+
+
+def executable(name: str) -> str:
+    """Return locust's command such that it is found from any folder.
+
+    Links stay: a Python of a virtual environment knows its environment by the path that it is called by.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = shutil.which(name)
+    if found is None:
+        raise FileNotFoundError(f"there is no locust at {name}; the first lines of {__file__} say how to get it")
+    return str(Path(found).absolute())
 
 
 def start(folder: Path, given: argparse.Namespace) -> tuple[subprocess.Popen[bytes], str]:
@@ -193,6 +208,10 @@ def main() -> None:
     )
     parser.add_argument("serve", nargs="*", help="options of `jade serve`, after --")
     given = parser.parse_args()
+    try:
+        given.locust = executable(given.locust)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), given)
 

@@ -80,6 +80,15 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def executable(name: str) -> str | None:
+    """Return a command such that it is found from any folder, or None where there is none.
+
+    Links stay: a Python of a virtual environment knows its environment by the path that it is called by.
+    """
+    found = shutil.which(name)
+    return None if found is None else str(Path(found).absolute())
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Start `jade serve` on a free port and give its address; stop it by SIGTERM.
@@ -137,7 +146,8 @@ def one_round(command: str, url: str, examples: int, seed: int, folder: Path) ->
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask until enough was asked; return 0 if every check held, 1 if not, 2 without schemathesis."""
     given = parser().parse_args(arguments)
-    if shutil.which(given.schemathesis) is None:
+    command = executable(given.schemathesis)
+    if command is None:
         sys.stderr.write(MISSING.format(given.schemathesis))
         return 2
     with tempfile.TemporaryDirectory(prefix="jade-http-") as passing:
@@ -147,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with served(folder) as url:
             while totals.requests < given.requests:
                 before = totals.requests
-                totals.add(one_round(given.schemathesis, url, given.round, given.seed + totals.rounds, folder))
+                totals.add(one_round(command, url, given.round, given.seed + totals.rounds, folder))
                 print(f"round {totals.rounds}: {totals.requests - before:,} requests", flush=True)
                 if totals.requests == before:
                     break

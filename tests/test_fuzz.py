@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Mapping
@@ -148,6 +149,27 @@ def test_reports_of_http_rounds_are_summed() -> None:
         "error: Network error: 1", "1 errors",
     ]  # fmt: skip
     assert totals.accepted == {"POST /ask": 6}
+
+
+def test_a_command_of_an_environment_below_this_folder_runs_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As documented: `--schemathesis fuzzing-http/bin/schemathesis`, whose file is a link in many environments."""
+    report = {"test_cases": {"generated": 7}}
+    command = tmp_path / "fuzzing-http" / "bin" / "schemathesis"
+    command.parent.mkdir(parents=True)
+    script = (
+        f"import json, sys; open(sys.argv[sys.argv.index('--report-json-path') + 1], 'w').write({json.dumps(report)!r})"
+    )
+    (tmp_path / "real").write_text(f"#!{sys.executable}\n{script}\n")
+    (tmp_path / "real").chmod(0o755)
+    command.symlink_to(tmp_path / "real")
+    (tmp_path / "reports").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = http.executable("fuzzing-http/bin/schemathesis")
+    assert found == str(command), "the link itself"
+    assert http.one_round(found, "http://127.0.0.1:9", 1, 1, tmp_path / "reports") == report
+    assert http.executable("nowhere/schemathesis") is None
 
 
 def test_without_schemathesis_it_is_said_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:

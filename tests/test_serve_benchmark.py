@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.serving import Attempt, Row
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving import Attempt, Row, executable, load
 
 
 def attempt(name: str, status: int = 200, run: str | None = None, began: float = 0.0, seconds: float = 1.0) -> Attempt:
@@ -28,3 +35,19 @@ def test_what_is_answered_twice() -> None:
 
 def test_a_load_without_any_answer() -> None:
     assert Row(1, (attempt("a", 500),), {}).line() == "| 1 | 0 | 0.0 | nan | nan | 0 | - | 1 | 0 | 0 |"
+
+
+def test_a_locust_below_this_folder_runs_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As documented: `--locust bench-locust/bin/locust`."""
+    made = attempt("a", run="r1")
+    command = tmp_path / "bench-locust" / "bin" / "locust"
+    command.parent.mkdir(parents=True)
+    script = f"import os; open(os.environ['JADE_ATTEMPTS'], 'w').write({json.dumps(made.__dict__)!r})"
+    command.write_text(f"#!{sys.executable}\n{script}\n")
+    command.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = argparse.Namespace(locust=executable("bench-locust/bin/locust"), seconds=1, options="{}")
+    assert load(1, "http://127.0.0.1:9", tmp_path / "work", given) == (made,)
+    with pytest.raises(FileNotFoundError, match="no locust at nowhere/locust"):
+        executable("nowhere/locust")
