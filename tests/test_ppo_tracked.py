@@ -1,4 +1,4 @@
-"""Under which step and which run a training run's numbers are kept, also where an alarm rings or the process is killed."""
+"""What is kept of a training run: its numbers, under which step and run; under alarms, after a kill, with no critic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from evaluation.traces import RunCredit
 from tests.ppo_toy import toy_session
 from tests.test_ppo import Killed, Notes, poisoned
 from training.checkpoint import LATEST, read_state
@@ -22,6 +23,18 @@ class Later(Notes):
     def log_metrics(self, values: dict[str, float], step: int) -> None:
         super().log_metrics(values, step)
         self.run_id = "run-2"  # type: ignore[assignment]
+
+
+class Shown(Notes):
+    """Keeps the credit that traces show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.credit: list[tuple[Any, RunCredit]] = []
+
+    def export_traces(self, runs: Any, credit: Any, decode: Any = None) -> None:
+        super().export_traces(runs, credit, decode)
+        self.credit += [(item, credit[item.run]) for item in runs]
 
 
 def test_an_iteration_that_does_not_count_never_takes_the_step_before(tmp_path: Path) -> None:
@@ -70,3 +83,20 @@ def test_a_run_that_is_named_later_is_known_from_its_next_checkpoint_on(tmp_path
     session = toy_session(tmp_path, iterations=1)
     assert run(session, Later()) == 0  # type: ignore[arg-type]
     assert read_state(tmp_path / LATEST).mlflow_run == "run-2"
+
+
+def test_without_a_critic_traces_show_the_leave_one_out_baseline_and_nothing_is_said_of_values(tmp_path: Path) -> None:
+    session, notes = toy_session(tmp_path, iterations=1, estimator="loo", traces=6), Shown()
+    assert run(session, notes) == 0  # type: ignore[arg-type]
+    earned = {item.run: (item.question_id, credit.reward["total"]) for item, credit in notes.credit}
+    assert len(earned) == 6 and len({reward for _, reward in earned.values()}) > 2
+    for item, credit in notes.credit:
+        (baseline,) = [
+            reward for name, (question, reward) in earned.items() if name != item.run and question == item.question_id
+        ]
+        for call in credit.calls.values():
+            assert call["return"] == credit.reward["total"] and call["value"] == pytest.approx(baseline)
+            assert call["advantage"] == pytest.approx(call["return"] - call["value"] + call["format"])
+    (_, metrics), *_ = notes.metrics
+    said = [name for name in metrics if "value" in name or "explained" in name or "critic" in name]
+    assert said == [] and "update/advantage/planner" in metrics and "update/total_loss" in metrics

@@ -83,6 +83,9 @@ def test_credit_by_role_by_hand() -> None:
     assert "update/explained_variance_format" not in found  # undefined: f does not vary
     assert found["update/explained_variance/planner"] == pytest.approx(0.0)
     assert "update/explained_variance/AG" not in found  # undefined: it spoke once
+    untold = credit_metrics(buffer.with_credit(list(zip(credits, local, strict=True))), [0.0, 1.0], critic=False)
+    assert untold == {name: value for name, value in found.items() if "/value/" not in name and "/expl" not in name}
+    assert len(untold) < len(found)
     values[:, 0] = [0.25, 0.5, 0.5, 0.75]  # the planner's G are 0 and 1: Var(G − V)/Var(G) = 0.0625/0.25
     guessed = credit_metrics(buffer.with_values(values).with_credit(list(zip(credits, local, strict=True))), [0.0, 1.0])
     assert guessed["update/explained_variance/planner"] == pytest.approx(0.75)

@@ -135,7 +135,7 @@ def iterate(
     with clock.stage("credit"):
         buffer, plain, credits = fill(rollout.buffer, rollout.scored, rollout.team, config)
         metrics = {**rollout.metrics, **rollout_metrics(runs, rollout.rewards), **ledger_metrics(runs, recorded)}
-        metrics |= credit_metrics(plain, [reward.score for reward in rollout.team])
+        metrics |= credit_metrics(plain, [reward.score for reward in rollout.team], critic=config.estimator != "loo")
     evaluates = config.eval_every > 0 and (state.iteration + 1) % config.eval_every == 0
     with clock.stage("interference"):
         metrics |= interference(session.players, buffer, config, state.iteration) if evaluates else {}

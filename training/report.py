@@ -16,7 +16,6 @@ from training.credit import Credit
 from training.history import read_metrics
 from training.rollout import Rollout
 from training.session import Session
-from training.update import returns_of
 
 
 def hash_tags(session: Session) -> dict[str, str]:
@@ -59,19 +58,18 @@ def report_ledger(path: Path, tracked: TrackedRun) -> None:
 
 
 def run_credit(buffer: RolloutBuffer, rollout: Rollout, credits: Sequence[Credit]) -> dict[str, RunCredit]:
-    """Return reward and credit of each run, for the trace view; a call's reward is f_c, and R as well at the sink."""
-    values, _ = returns_of(buffer)
-    by_call: dict[tuple[int, str], float] = {
-        (row.trajectory, row.call.id): float(values[place, 0]) for place, row in enumerate(buffer.rows)
-    }
+    """Return reward and credit of each run, for the trace view.
+
+    A call's reward is f_c, and R as well at the sink; its value is the V that its advantage was taken against, which is
+    the leave-one-out baseline under `loo`.
+    """
     found = {}
-    parts = zip(buffer.trajectories, buffer.dags, credits, rollout.team, strict=True)
-    for index, (item, dag, credit, reward) in enumerate(parts):
+    for item, dag, credit, reward in zip(buffer.trajectories, buffer.dags, credits, rollout.team, strict=True):
         calls = {
             call: {
                 "reward": reward.format[call] + (reward.total if call == dag.sink else 0.0),
                 "format": reward.format[call],
-                "value": by_call[index, call],
+                "value": credit.returns[call] - credit.advantages[call],
                 "return": credit.returns[call],
                 "advantage": credit.total[call],
             }

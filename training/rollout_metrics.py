@@ -148,12 +148,13 @@ def _copied(run: Trajectory) -> bool:
     return len(answer.split()) >= 4 and answer in normalize_squad(run.question)
 
 
-def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float]) -> dict[str, float]:
+def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float], *, critic: bool = True) -> dict[str, float]:
     """Describe advantages, returns and values by role, before whitening.
 
     Args:
         buffer: Filled but not whitened.
         scores: Of each trajectory.
+        critic: Whether a critic learns; else nothing is said of its values.
     """
     assert buffer.advantages is not None and buffer.old is not None
     values, returns = returns_of(buffer)
@@ -164,10 +165,11 @@ def credit_metrics(buffer: RolloutBuffer, scores: Sequence[float]) -> dict[str, 
         found[f"update/advantage/{role}"] = float(means[mine].mean())
         found[f"update/advantage_std/{role}"] = float(means[mine].std())
         found[f"update/return/{role}"] = float(returns[mine, 0].mean())
-        found[f"update/value/{role}"] = float(values[mine, 0].mean())
+        if critic:
+            found[f"update/value/{role}"] = float(values[mine, 0].mean())
     found["update/rows"] = float(buffer.trained.sum())
     found["update/tokens"] = float(buffer.counts.sum())
-    found |= _explained(buffer, values, returns)
+    found |= _explained(buffer, values, returns) if critic else {}
     good = [
         part[np.array(row.call.mask, dtype=bool)]
         for part, row in zip(buffer.old, buffer.rows, strict=True)

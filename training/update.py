@@ -29,6 +29,9 @@ from training.reward import TrajectoryReward
 from training.scoring import Scored, parts
 from training.tally import Tally
 
+OF_THE_CRITIC = ("update/value_loss", "update/format_value_loss", "update/critic_learning_rate")
+"""Metrics of an update that are not said of `loo`, where no critic learns."""
+
 
 def local_rewards(buffer: RolloutBuffer, rewards: Sequence[TrajectoryReward], kl: float) -> list[dict[str, float]]:
     """Return what belongs to each call alone, per trajectory by call id: f_c − `kl`·Σ_t m·(e^d − d − 1).
@@ -182,6 +185,8 @@ class Optimiser:
         outcome.metrics["update/epochs"] = float(epochs)
         outcome.metrics["update/learning_rate"] = float(self.adam.param_groups[0]["lr"])
         outcome.metrics["update/critic_learning_rate"] = float(self.adam.param_groups[1]["lr"])
+        if self.config.estimator == "loo":
+            outcome.metrics = {name: value for name, value in outcome.metrics.items() if name not in OF_THE_CRITIC}
         return outcome
 
     def _with_total(self, found: dict[str, float]) -> dict[str, float]:
