@@ -1,4 +1,4 @@
-"""The door to Chroma: open a client, read a collection, know what JADE wrote about it. The only importer of chromadb.
+"""The door to Chroma: open a client, read a collection, know what JADE wrote about it.
 
 A collection that JADE built carries a Card in its metadata; one without a Card is foreign and is only ever read.
 Chroma's stores are not safe for several writing processes, so building takes `build_lock`.
@@ -7,15 +7,15 @@ Chroma's stores are not safe for several writing processes, so building takes `b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agents.chroma_place import ADDRESS, Place, Server, has_store, index_place, lock_file
+from agents.chroma_failures import chroma_errors
+from agents.chroma_place import Place, Server, has_store, index_place, lock_file
 from agents.corpora import DATASETS
 from agents.embedder import Matrix, unit_rows
 from agents.errors import ConfigError, RetrieverError
@@ -108,24 +108,6 @@ def index_command(name: str) -> str:
     return f"jade index --dataset {name}" if name in BUNDLED else f"jade index FOLDER --collection {name}"
 
 
-@contextmanager
-def chroma_errors(doing: str) -> Iterator[None]:
-    """Turn what Chroma raises while `doing` into a RetrieverError."""
-    from chromadb.errors import ChromaError
-    from httpx import HTTPError
-
-    try:
-        yield
-    except (ChromaError, OSError) as error:
-        raise RetrieverError(
-            f"{doing}: {error or type(error).__name__}; is the disk full or the store damaged?"
-        ) from error
-    except HTTPError as error:
-        raise RetrieverError(
-            f"{doing}: the Chroma server did not answer ({type(error).__name__}: {error}); see that it runs"
-        ) from error
-
-
 def open_client(place: Place, *, create: bool = False, remedy: str = "jade index FOLDER") -> ClientAPI:
     """Open the store; telemetry off.
 
@@ -139,21 +121,15 @@ def open_client(place: Place, *, create: bool = False, remedy: str = "jade index
     """
     if not create and not has_store(place):
         raise RetrieverError(f"there is no index in {place}; build it: {remedy}")
+    if isinstance(place, Server):
+        from agents.chroma_server import connect
+
+        return connect(place)
     import chromadb
     from chromadb.config import Settings
 
-    settings = Settings(anonymized_telemetry=False)
-    if isinstance(place, Server):
-        try:
-            headers = dict(place.headers)
-            return chromadb.HttpClient(place.host, place.port, place.ssl, headers=headers, settings=settings)
-        except Exception as error:  # refused, timed out, another service, a proxy that wants a token
-            raise RetrieverError(
-                f"no Chroma server can be used at {place} ({error}); start one: chroma run --path FOLDER --port "
-                f"{place.port}, or correct {ADDRESS} (unset: the index in JADE's home)"
-            ) from error
     try:
-        return chromadb.PersistentClient(path=str(place), settings=settings)
+        return chromadb.PersistentClient(path=str(place), settings=Settings(anonymized_telemetry=False))
     except Exception as error:  # a damaged SQLite file surfaces as almost any type
         raise RetrieverError(
             f"the index in {place} cannot be opened ({error}); remove the folder and build it again: {remedy}"
@@ -170,12 +146,15 @@ def find_collection(client: ClientAPI, name: str) -> Collection | None:
         return None
 
 
-def open_collection(name: str, folder: str | Path | Server | None = None) -> Collection:
+def open_collection(
+    name: str, folder: str | Path | Server | None = None, *, client: ClientAPI | None = None
+) -> Collection:
     """Return a collection of the store, as it is.
 
     Args:
         name: As a user names it; a bundled dataset's name means its corpus.
         folder: Folder of the Chroma store, or a Chroma server; None = `JADE_CHROMA`, else index/ in JADE's home.
+        client: An open client of it, to be used instead of a new one.
 
     Raises:
         RetrieverError: It is missing; the message holds the command that builds it.
@@ -183,7 +162,7 @@ def open_collection(name: str, folder: str | Path | Server | None = None) -> Col
     place, inner = index_place(folder), collection_name(name)
     command = index_command(inner)
     with chroma_errors(f'opening collection "{name}" in {place}'):
-        found = find_collection(open_client(place, remedy=command), inner)
+        found = find_collection(client or open_client(place, remedy=command), inner)
     if found is None:
         raise RetrieverError(f'there is no collection "{name}" in {place}; build it: {command}')
     return found

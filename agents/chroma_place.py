@@ -3,14 +3,16 @@
     chroma run --path index --port 8000             starts a server (the command comes with chromadb)
     JADE_CHROMA=http://127.0.0.1:8000 jade ask …    every command then reads and builds there
 
-A token in `JADE_CHROMA_TOKEN` travels with each request, for servers behind a proxy that asks for one.
+A token in `JADE_CHROMA_TOKEN` travels with each request, for servers behind a proxy that asks for one. A server that
+says nothing for `JADE_CHROMA_SECONDS` (60) is taken to be away.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +20,9 @@ from urllib.parse import urlsplit
 from agents.errors import ConfigError
 from agents.home import jade_home
 
-ADDRESS, TOKEN = "JADE_CHROMA", "JADE_CHROMA_TOKEN"
+ADDRESS, TOKEN, SECONDS = "JADE_CHROMA", "JADE_CHROMA_TOKEN", "JADE_CHROMA_SECONDS"
+USUAL_SECONDS = 60.0
+"""Enough for the largest block that is read or written at a time, on a busy server."""
 STORE = "chroma.sqlite3"
 """The file that makes a folder a store."""
 
@@ -30,6 +34,8 @@ class Server:
     host: str
     port: int
     ssl: bool = False
+    seconds: float = field(default=USUAL_SECONDS, compare=False)
+    """Longest silence of the server while it is asked, in seconds; whoever waits that long is told that it is away."""
 
     def __str__(self) -> str:
         return f"http{'s' if self.ssl else ''}://{self.host}:{self.port}"
@@ -68,7 +74,7 @@ def read_address(address: str) -> Server:
     'http://127.0.0.1:8000'
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: It is something else, or `JADE_CHROMA_SECONDS` is no time.
     """
     wanted = f"wanted http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:8000 (in {ADDRESS})"
     try:
@@ -80,7 +86,19 @@ def read_address(address: str) -> Server:
         raise ConfigError(f"an address with a password would end up in records and logs; give a token in {TOKEN}")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
         raise ConfigError(f"the address of the Chroma server is {address!r}; {wanted}")
-    return Server(parts.hostname, port or (443 if parts.scheme == "https" else 8000), parts.scheme == "https")
+    ssl = parts.scheme == "https"
+    return Server(parts.hostname, port or (443 if ssl else 8000), ssl, _seconds())
+
+
+def _seconds() -> float:
+    given = os.environ.get(SECONDS) or str(USUAL_SECONDS)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"{SECONDS} is {given!r}; give the longest silence of the Chroma server, in seconds above 0")
+    return seconds
 
 
 def has_store(place: Place) -> bool:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.chroma import (
-    chroma_errors,
     index_command,
     open_collection,
     read_card,
     user_name,
 )
+from agents.chroma_failures import chroma_errors
 from agents.chroma_place import Server
 from agents.documents import text_digest
 from agents.errors import RetrieverError

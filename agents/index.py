@@ -26,7 +26,6 @@ from agents.chroma import (
     STARTER,
     Card,
     build_lock,
-    chroma_errors,
     collection_name,
     find_collection,
     index_command,
@@ -34,6 +33,7 @@ from agents.chroma import (
     read_card,
     user_name,
 )
+from agents.chroma_failures import chroma_errors
 from agents.chroma_place import Place, Server, has_store, index_place
 from agents.corpora import read_corpus
 from agents.documents import CHUNK, OVERLAP, Document, Reading, content_digest, read_documents
@@ -52,6 +52,8 @@ DEFAULT_COLLECTION = "documents"
 """Where a user's own files go unless named otherwise."""
 BLOCK = 1024
 """Passages embedded and stored at a time: what an interrupt can cost, about ten seconds."""
+PAGE = 50_000
+"""Passages whose metadata are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def starter_is_current(place: Place) -> bool:
     """Say whether the starter collection is there, finished, and of the passages that this version ships."""
     if not has_store(place):
         return False
-    found = find_collection(open_client(place), collection_name(STARTER))
+    with chroma_errors(f'looking for collection "{STARTER}" in {place}'):
+        found = find_collection(open_client(place), collection_name(STARTER))
     card = found and read_card(found)
     return bool(card and card.state == "complete" and card.content == starter_content())
 
@@ -260,8 +263,13 @@ def _synchronise(
 
 
 def _stored(target: Collection) -> dict[str, dict[str, Any]]:
-    got = target.get(include=["metadatas"])
-    return {key: dict(row) for key, row in zip(got["ids"], got["metadatas"] or [], strict=True)}
+    """Return id → metadata, read page by page: a server answers each with one message."""
+    stored: dict[str, dict[str, Any]] = {}
+    while True:
+        got = target.get(include=["metadatas"], limit=PAGE, offset=len(stored))
+        stored.update((key, dict(row)) for key, row in zip(got["ids"], got["metadatas"] or [], strict=True))
+        if len(got["ids"]) < PAGE:
+            return stored
 
 
 def _same(row: dict[str, Any], document: Document) -> bool:

@@ -42,6 +42,8 @@ def exact(vectors: Matrix, queries: Matrix, k: int) -> list[Ranking]:
 
 def _exact(vectors: Matrix, queries: Matrix, k: int) -> list[Ranking]:
     rankings: list[Ranking] = []
+    if not len(vectors):
+        return [[] for _ in queries]
     for query, scores in zip(queries, queries @ vectors.T, strict=True):
         cut = np.partition(scores, -min(k, len(scores)))[-min(k, len(scores))]
         rows = np.flatnonzero(scores >= cut - SLACK)

@@ -59,7 +59,9 @@ class ChromaRetriever(BaseRetriever):
     cache_size: int = Field(default=4096, ge=0)
     """Queries whose results are kept."""
     patience_seconds: float = Field(default=20.0, ge=0, exclude=True)
-    """How long an HNSW search waits for a Chroma server that is away."""
+    """How long an HNSW search waits for a Chroma server that is away: no try is begun later."""
+    answer_seconds: float = Field(default=10.0, gt=0, exclude=True)
+    """How long a try of an HNSW search may take; a server that says nothing for longer is away."""
 
     _lock: Any = PrivateAttr(default_factory=RLock)
     _cache: OrderedDict[tuple[str, int], list[Passage]] = PrivateAttr(default_factory=OrderedDict)
@@ -82,10 +84,11 @@ class ChromaRetriever(BaseRetriever):
             raise ConfigError(f"query {blank} of {len(queries)} is blank; wanted words to search for")
         with self._lock:
             found = {query: self._cache[query, count] for query in queries if (query, count) in self._cache}
-            fresh = [query for query in dict.fromkeys(queries) if query not in found]
-            for start in range(0, len(fresh), BATCH):
-                batch = fresh[start : start + BATCH]
-                found.update(zip(batch, self._collection.rank(batch, count), strict=True))
+        fresh = [query for query in dict.fromkeys(queries) if query not in found]
+        for start in range(0, len(fresh), BATCH):  # without the lock: nobody else waits for a server
+            batch = fresh[start : start + BATCH]
+            found.update(zip(batch, self._collection.rank(batch, count), strict=True))
+        with self._lock:
             self._remember(found, count)
         return [[passage.copy() for passage in found[query]] for query in queries]
 
@@ -100,8 +103,7 @@ class ChromaRetriever(BaseRetriever):
         Raises:
             RetrieverError: The collection cannot answer.
         """
-        with self._lock:
-            card = self._collection.card
+        card = self._collection.card
         dense = self.mode != "bm25"
         parts = {
             "collection": user_name(self.collection),
@@ -126,8 +128,7 @@ class ChromaRetriever(BaseRetriever):
 
     def warm(self) -> None:
         """Read the vectors and load the embedder now: one search that is not cached."""
-        with self._lock:
-            self._collection.rank(["warm up"], 1)
+        self._collection.rank(["warm up"], 1)
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         return [
@@ -153,7 +154,9 @@ class ChromaRetriever(BaseRetriever):
 
     @cached_property
     def _collection(self) -> ChromaSearch:
-        return ChromaSearch(self.collection, self.embedder, self.mode, self.folder, self.patience_seconds)
+        return ChromaSearch(
+            self.collection, self.embedder, self.mode, self.folder, self.patience_seconds, self.answer_seconds
+        )
 
 
 def open_retriever(

@@ -74,6 +74,7 @@ def decode_prompts(trajectory: Trajectory, model: Path | None) -> dict[str, str]
 def lookup_titles(trajectory: Trajectory, index: Path | None) -> dict[str, str]:
     """Return titles of the run's passages by id; empty where the collection is no longer there."""
     from agents.chroma import collection_name, find_collection, open_client
+    from agents.chroma_failures import chroma_errors
     from agents.chroma_place import has_store, index_place
 
     ids = sorted({identifier for item in trajectory.retrievals for identifier in item.ids})
@@ -83,8 +84,9 @@ def lookup_titles(trajectory: Trajectory, index: Path | None) -> dict[str, str]:
     if not ids or not name or not has_store(place):
         return {}
     try:
-        found = find_collection(open_client(place), collection_name(str(name)))
-        got = found.get(ids=ids, include=["metadatas"]) if found is not None else None
+        with chroma_errors(f'looking titles up in collection "{name}"'):
+            found = find_collection(open_client(place), collection_name(str(name)))
+            got = found.get(ids=ids, include=["metadatas"]) if found is not None else None
     except (RetrieverError, ConfigError, ValueError) as error:
         note(f"titles are not shown: {error}")
         return {}

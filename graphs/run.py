@@ -17,6 +17,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
+from agents.aside import aside
 from agents.batcher import Batcher
 from agents.errors import ConfigError
 from agents.passage import Passage, Retriever
@@ -175,7 +176,7 @@ class Run:
         if batcher.inline:
             future = batcher.search(self.id, retriever, query, k)
         else:
-            future = await asyncio.to_thread(batcher.search, self.id, retriever, query, k)
+            future = await asyncio.wrap_future(aside(batcher.search, self.id, retriever, query, k))
         passages = await asyncio.wrap_future(future)
         self._retrieved(passages, query, path, self.tracker.place(config), started)
         if self.thread is not None:

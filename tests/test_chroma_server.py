@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from agents.chroma import list_collections
 from agents.chroma_place import Server, index_place, read_address
-from agents.embedder import HashEmbedder
 from agents.errors import ConfigError, RetrieverError
 from agents.holdings import holdings
 from agents.index import build_index
 from agents.retriever import MODES, ChromaRetriever, open_retriever
+from tests.chroma_process import SECONDS, TOY, chroma, rows
 from tests.ports import free_port
-
-TOY = HashEmbedder(64)
-WORDS = ("river", "town", "novel", "planet", "mountain", "queen", "engine", "violin")
-SECONDS = 60
-"""Longest wait for a server to start: a busy machine takes its time."""
-
-
-def rows(count: int, edition: str) -> str:
-    lines = [
-        {"id": f"p{i:04}", "title": f"{WORDS[i % 8]} {i}", "text": f"{edition} words about {WORDS[i // 8 % 8]} {i}"}
-        for i in range(count)
-    ]
-    return "\n".join(map(json.dumps, lines))
-
-
-@contextmanager
-def chroma(folder: Path, port: int) -> Iterator[Server]:
-    command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(folder), "--port", str(port)]
-    process = subprocess.Popen([*command, "--host", "127.0.0.1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    server = Server("127.0.0.1", port)
-    try:
-        until = time.monotonic() + SECONDS
-        while time.monotonic() < until:
-            try:
-                httpx.get(f"{server}/api/v2/heartbeat", timeout=1).raise_for_status()
-                break
-            except httpx.HTTPError:
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.05)
-        yield server
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_server_answers_like_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +27,8 @@ def test_a_server_answers_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "notes.jsonl").write_text(rows(120, "first"))
     build_index(tmp_path / "notes.jsonl", collection="notes", embedder=TOY, folder=tmp_path / "store")
     port = free_port()
-    with chroma(tmp_path / "served", port) as server:
+    with chroma(tmp_path / "served", port) as running:
+        server = running.server
         monkeypatch.setenv("JADE_CHROMA", str(server))
         assert index_place() == server and list_collections() == []
         report = build_index(tmp_path / "notes.jsonl", collection="notes", embedder=TOY)
@@ -91,7 +55,7 @@ def test_a_server_answers_like_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
         found = reading.search(["violin 41"], 3)
         assert asking.search(["violin 41"], 3)
     assert reading.search(["violin 42"], 3) and reading.search(["violin 41"], 3) == found, "vectors are in memory"
-    with pytest.raises(RetrieverError, match=r"Chroma server did not answer .* see that it runs"):
+    with pytest.raises(RetrieverError, match=r"Chroma server at http://127.* did not answer .* see that it runs"):
         asking.search(["violin 43"], 3)
     with pytest.raises(RetrieverError, match="did not answer"):
         before = time.monotonic()

@@ -23,7 +23,7 @@ DOORS = {
     "transformers": (*MODELS, "fuzz/constraints.py"),
     "peft": ("agents/model*.py", "training/*.py"),
     "sentence_transformers": ("agents/embedder.py",),
-    "chromadb": ("agents/chroma.py",),
+    "chromadb": ("agents/chroma*.py",),
     "mlflow": ("evaluation/tracking.py", "agents/adapters.py"),
     "langgraph": ("graphs/*.py",),
     "fastapi": ("serving/*.py",),
