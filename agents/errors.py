@@ -49,7 +49,16 @@ class RetrieverError(JadeError, RuntimeError):
 
 
 class ServerError(JadeError, RuntimeError):
-    """An inference server cannot be reached, refuses a request, answers something else, or was told to stop."""
+    """An inference server cannot be reached, refuses a request, answers something else, or was told to stop.
+
+    Attributes:
+        status: HTTP status of a refusal that trying again does not change; None = something else happened.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Note the status beside the message."""
+        super().__init__(message)
+        self.status = status
 
 
 class LedgerError(JadeError, RuntimeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
 from agents.call import Completion, Message, Policy, Prompt, Request
@@ -18,20 +19,42 @@ T = TypeVar("T")
 
 
 class Once(Generic[T]):
-    """A value made at the first call; an error is raised anew at each call until making it succeeds."""
+    """A value made at the first call, by one thread for all that ask meanwhile.
+
+    An error goes to those who waited for it as well, and each later call tries anew until making succeeds.
+    """
 
     def __init__(self, make: Callable[[], T]) -> None:
         """Remember how to make the value."""
         self._make = make
         self._lock = threading.Lock()
-        self._value: T | None = None
+        self._made: Future[T] | None = None
 
     def __call__(self) -> T:
         """Return the value."""
-        with self._lock:
-            if self._value is None:
-                self._value = self._make()
-            return self._value
+        while True:
+            with self._lock:
+                first = self._made is None
+                made = self._made = self._made or Future()
+            if first:
+                self._fill(made)
+            try:
+                return made.result()
+            except CancelledError:
+                if not made.cancelled():
+                    raise  # of the making itself
+
+    def _fill(self, made: Future[T]) -> None:
+        try:
+            made.set_result(self._make())
+        except BaseException as error:
+            with self._lock:
+                self._made = None
+            if isinstance(error, Exception):
+                made.set_exception(error)
+                return
+            made.cancel()  # interrupted: those who wait make it themselves
+            raise
 
 
 class LazyPolicy:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
-from agents.adapters import content_hash, read_adapter
+from agents.adapters import read_adapter
 from agents.call import Completion, Message, Prompt, Request
 from agents.constraint import Grammars
 from agents.errors import ConfigError, PromptError, ServerError
@@ -24,13 +22,15 @@ from agents.lazy import Once
 from agents.model_engine import Speech
 from agents.model_prompt import PromptEncoder
 from agents.model_text import UNKNOWN, TextSide
+from agents.remote_adapters import Adapters
 from agents.remote_ask import Asker, Texts
+from agents.remote_dialects import LlamaCpp, Vllm
 from agents.remote_http import Connection
+from agents.remote_kept import Kept, Outcome
 from agents.remote_row import RemoteRow, start_row
-from agents.remote_wire import EXACT, Dialect, Facts, LlamaCpp, Vllm
+from agents.remote_wire import EXACT, Dialect, Facts
 
 DIALECTS: Mapping[str, type[LlamaCpp] | type[Vllm]] = {"llama.cpp": LlamaCpp, "vllm": Vllm}
-_KEPT_SECONDS = 5.0
 
 
 class RemotePolicy:
@@ -58,7 +58,8 @@ class RemotePolicy:
             key: API key, sent as a bearer token.
             text_digest: Hash of prompts, grammar and record schema.
             concurrency: Most requests at once; the others wait here.
-            deadline_seconds: Most seconds of one request, all its tries together.
+            deadline_seconds: Most seconds of one request, or of a question to the server about itself, all tries
+                together.
             patience_seconds: How long to go on trying while the server is away or refuses for the moment.
 
         Raises:
@@ -78,15 +79,16 @@ class RemotePolicy:
         self._encoder = Once(lambda: PromptEncoder(self._side().tokenizer))
         self._speech = Once(lambda: Speech(self._side().tokenizer, self._side().ends))
         self._grammars = Once(self._make_grammars)
-        self._facts = Once(lambda: self._asker.run(self._dialect().facts(self._connection)))
+        self._facts = Once(self._ask_facts)
         self._lock = threading.RLock()
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._connection = Connection(address, headers, concurrency)
         self._asker = Asker(self._connection, self._dialect, concurrency, deadline_seconds, patience_seconds)
-        self._texts = Texts(self._start, self._tokens, lambda request: self._speaker(request.adapter), self._facts)
-        self._loaded: dict[str, tuple[str, str]] = {}
-        """Adapters loaded through us: our name → (the server's name, content hash)."""
-        self._kept: dict[Request, tuple[float, Completion | Exception]] = {}
+        self._loaded = Adapters(self._connection, self._asker, self._dialect)
+        self._texts = Texts(
+            self._start, self._tokens, self._speaker, lambda request: self._loaded.restore(request.adapter), self._facts
+        )
+        self._kept = Kept()
 
     @property
     def facts(self) -> Facts:
@@ -110,13 +112,15 @@ class RemotePolicy:
         """
         side = self._side()
         text = blake2b(f"{side.base}|{self.text_digest}".encode(), digest_size=16).hexdigest()
-        policy = self._loaded[self.adapter][1] if self.adapter in self._loaded else f"base:{side.weights}"
+        adapter = self.adapter
+        loaded = self._loaded.get(adapter)
+        other = f"base:{side.weights}" if adapter is None else f"server:{adapter}"
         return {
             "text": text,
-            "policy": policy if self.adapter is None or self.adapter in self._loaded else f"server:{self.adapter}",
+            "policy": other if loaded is None else loaded.content,
             "base": side.name,
             "base_weights": side.weights,
-            "adapter": self.adapter or "",
+            "adapter": adapter or "",
             "version": self.version,
             "server": self._dialect().name,
             "logprobs": self.facts.logprobs,
@@ -125,12 +129,13 @@ class RemotePolicy:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Return the adapters that requests may name."""
-        return tuple(sorted({*self.facts.speakers, *self._loaded}))
+        return tuple(sorted({*self.facts.speakers, *self._loaded.names}))
 
     def load_adapter(self, name: str, folder: str | Path) -> None:
         """Have the server load an adapter folder under a name, in place of what had that name, as after an update.
 
-        Call it again after the server was started anew: it forgets what was loaded while it ran.
+        A server that was started anew has forgotten it; the first request that it misses has it loaded again, as long
+        as the folder still holds the same.
 
         Raises:
             ConfigError: The folder is incomplete, belongs to another base, or the server loads no adapters.
@@ -138,12 +143,7 @@ class RemotePolicy:
         """
         path, weights = Path(folder).expanduser(), self._side().weights
         read_adapter(path, base_weights=None if weights == UNKNOWN else weights)
-        before = self._loaded.get(name)
-        speaker = self._asker.run(self._dialect().load(self._connection, name, path))
-        self._loaded[name] = (speaker, content_hash(path))
-        if before is not None and before[0] != speaker:
-            with suppress(ServerError):  # it may have been started anew, and know nothing of what it had loaded
-                self._asker.run(self._dialect().unload(self._connection, before[0]))
+        self._loaded.load(name, path)
 
     def encode(self, messages: Sequence[Message]) -> Prompt:
         """Render chat turns to tokens; no content can yield a special token.
@@ -165,21 +165,19 @@ class RemotePolicy:
             ConfigError: An adapter is not loaded, or the server cannot constrain so.
             ServerError: The server did not answer in time, refused, or the request was cancelled.
         """
-        for request in requests:
-            self._check(request)
         started = time.perf_counter()
-        known = [self._kept.pop(request, (0.0, None)) for request in requests]
-        fresh = [outcome is None or until < time.monotonic() for until, outcome in known]
-        asked = [request for request, new in zip(requests, fresh, strict=True) if new]
-        news = iter(
-            self._asker.run(self._asker.sample(asked, self._texts)) if asked and not any(_failed(known, fresh)) else ()
-        )
-        outcomes = [next(news, None) if new else outcome for new, (_, outcome) in zip(fresh, known, strict=True)]
+        known = self._kept.take(requests)
+        try:
+            failed = any(isinstance(outcome, Exception) for outcome in known)
+            outcomes = known if failed else self._complete(requests, known)
+        except BaseException:
+            self._kept.keep(requests, known)
+            raise
         failure = next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
         if failure is None:
             return _shares([item for item in outcomes if isinstance(item, Completion)], time.perf_counter() - started)
         if len(requests) > 1:
-            self._keep(requests, outcomes)
+            self._kept.keep(requests, outcomes)
         raise failure
 
     def cancel(self, key: tuple[str | int, ...] | None = None) -> None:
@@ -187,14 +185,18 @@ class RemotePolicy:
         self._asker.cancel(key)
 
     def close(self) -> None:
-        """Abort what runs and close all connections; the policy is of no use afterwards."""
+        """Abort what runs, whose callers get a ServerError, and close all connections; the policy is of no use then."""
         self._asker.close()
+
+    def _ask_facts(self) -> Facts:
+        dialect = self._dialect()
+        return self._asker.insist("saying what it runs", lambda: dialect.facts(self._connection))
 
     def _find(self, dialect: str) -> Dialect:
         """Return the dialect of a name; "auto" asks the server, which says in its list of models what it is."""
         if dialect != "auto":
             return DIALECTS[dialect]()
-        listed = self._asker.run(self._connection.get("/v1/models"))
+        listed = self._asker.insist("saying what it is", lambda: self._connection.get("/v1/models"))
         cards = listed.get("data") if isinstance(listed, dict) else None
         owners = {str(card.get("owned_by")) for card in cards or () if isinstance(card, dict)}
         if "llamacpp" in owners:
@@ -206,9 +208,20 @@ class RemotePolicy:
             f"{', '.join(sorted(owners)) or 'nobody'}); give the address of one, or dialect= ({', '.join(DIALECTS)})"
         )
 
+    def _complete(self, requests: Sequence[Request], known: Sequence[Outcome | None]) -> list[Outcome | None]:
+        """Ask for what is not known, and return all; a server that cannot be reached at all fails every request."""
+        asked = [request for request, outcome in zip(requests, known, strict=True) if outcome is None]
+        try:
+            for request in asked:
+                self._check(request)
+        except ServerError as error:
+            return [outcome or error for outcome in known]
+        news = iter(self._asker.run(self._asker.sample(asked, self._texts)) if asked else ())
+        return [outcome or next(news) for outcome in known]
+
     def _start(self, request: Request) -> RemoteRow:
         with self._lock:
-            return start_row(request, self._grammars(), self._speech())
+            return start_row(request, self._grammars(), self._speech(), self._side().vocabulary)
 
     def _tokens(self, text: str) -> Sequence[int]:
         with self._lock:
@@ -243,22 +256,11 @@ class RemotePolicy:
             loaded = ", ".join(self.adapters) or "none"
             raise ConfigError(f"the server has no adapter {request.adapter!r}; it has: {loaded}")
 
-    def _speaker(self, adapter: str | None) -> str | None:
-        if adapter is None:
+    def _speaker(self, request: Request) -> str | None:
+        if request.adapter is None:
             return None
-        return self._loaded[adapter][0] if adapter in self._loaded else self.facts.speakers[adapter]
-
-    def _keep(self, requests: Sequence[Request], outcomes: Sequence[Completion | Exception | None]) -> None:
-        until = time.monotonic() + _KEPT_SECONDS
-        now = time.monotonic()
-        self._kept = {request: item for request, item in self._kept.items() if item[0] >= now}
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome is not None:
-                self._kept[request] = (until, outcome)
-
-
-def _failed(known: Sequence[tuple[float, Any]], fresh: Sequence[bool]) -> list[bool]:
-    return [isinstance(outcome, Exception) and not new for (_, outcome), new in zip(known, fresh, strict=True)]
+        loaded = self._loaded.get(request.adapter)
+        return self.facts.speakers[request.adapter] if loaded is None else loaded.speaker
 
 
 def _shares(completions: Sequence[Completion], wall: float) -> list[Completion]:

@@ -19,9 +19,17 @@ from agents.sampling import draw_among
 class RemoteRow(Row):
     """A row that is fed by events; stopping, masks and text are those of a local row."""
 
-    def __init__(self, request: Request, state: State | None, speech: Speech) -> None:
-        """Start with the tokens that the constraint forces."""
+    def __init__(self, request: Request, state: State | None, speech: Speech, vocabulary: int) -> None:
+        """Start with the tokens that the constraint forces.
+
+        Args:
+            request: What is asked for.
+            state: Of its constraint.
+            speech: How tokens become text.
+            vocabulary: Tokens of the model that the server should run.
+        """
         super().__init__(request, state, speech)
+        self._vocabulary = vocabulary
         self._started = time.perf_counter()
         self._heard = 0
         """Response tokens that the server has sent or was told."""
@@ -52,7 +60,7 @@ class RemoteRow(Row):
         """Append the tokens of an event; what follows a finished response is ignored.
 
         Raises:
-            ServerError: Tokens without log-probabilities, or outside the constraint.
+            ServerError: Tokens without log-probabilities, of another model, or outside the constraint.
         """
         if len(heard.ids) != len(heard.logprobs):
             raise ServerError(
@@ -100,6 +108,10 @@ class RemoteRow(Row):
             raise ServerError(_OTHER_GRAMMAR.format(token=token))
 
     def _push(self, token: int, logprob: float) -> None:
+        if token >= self._vocabulary:
+            raise ServerError(
+                f"the server sent token {token} of {self._vocabulary}: it runs another model than was named"
+            )
         now = time.perf_counter()
         if self.prefill_seconds == 0.0:
             self.prefill_seconds = now - self._started
@@ -117,10 +129,10 @@ _OTHER_GRAMMAR = (
 )
 
 
-def start_row(request: Request, grammars: Grammars, speech: Speech) -> RemoteRow:
+def start_row(request: Request, grammars: Grammars, speech: Speech, vocabulary: int) -> RemoteRow:
     """Return the row of a request of which nothing was heard."""
     state = None if request.constraint is None else grammars.start(request.constraint)
-    return RemoteRow(request, state, speech)
+    return RemoteRow(request, state, speech, vocabulary)
 
 
 def _seed(key: Sequence[Any], heard: int) -> int:

@@ -12,7 +12,7 @@ import multiprocessing
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +24,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from agents.call import Constraint
 from agents.model import SharedModel
 from agents.model_text import TextSide
 from tests.ports import free_port
 from tests.toy_model import toy_model
 
 CONTEXT = 960
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass
@@ -48,6 +50,16 @@ class ToyServer:
     """What it says that it is, in its list of models."""
     refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """(status, headers) of the next responses."""
+    verbatim: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    """(headers, body) of the next answers, whatever was asked."""
+    about: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    """The same of the next questions that are not prompts."""
+    loading: int = 0
+    """To so many questions that are not prompts it says 503, as llama.cpp's server while it loads its model."""
+    stalled: bool = False
+    """Whether it takes questions that are not prompts and says nothing."""
+    loads: list[str] = field(default_factory=list)
+    """Names of the adapters that it was told to load."""
     breaks_after: int | None = None
     """The next answer breaks off after so many tokens."""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -63,8 +75,26 @@ class ToyServer:
         get = [("/props", self.props), ("/lora-adapters", self.loras), ("/v1/models", self.models)]
         post = [("/completion", self.completion), ("/v1/completions", self.completions)]
         post += [("/v1/load_lora_adapter", self.load), ("/v1/unload_lora_adapter", self.unload)]
-        routes = [Route(path, done) for path, done in get]
-        return Starlette(routes=routes + [Route(path, done, methods=["POST"]) for path, done in post])
+        routes = [Route(path, self.when_ready(done)) for path, done in get]
+        return Starlette(routes=routes + [Route(path, self.when_ready(done), methods=["POST"]) for path, done in post])
+
+    def when_ready(self, done: Answer) -> Answer:
+        """Return what answers, for one that may be stalled or still loading."""
+        if done in (self.completion, self.completions):
+            return done
+
+        async def answer(request: Request) -> Response:
+            while self.stalled:
+                await asyncio.sleep(0.01)
+            if self.loading:
+                self.loading -= 1
+                return JSONResponse({"error": {"code": 503, "message": "Loading model"}}, 503)
+            if not self.about:
+                return await done(request)
+            headers, told = self.about.pop(0)
+            return Response(told, headers=headers)
+
+        return answer
 
     async def props(self, request: Request) -> Response:
         return JSONResponse({"default_generation_settings": {"n_ctx": CONTEXT}, "model_path": "toy.gguf"})
@@ -81,6 +111,9 @@ class ToyServer:
 
     async def load(self, request: Request) -> Response:
         body = await request.json()
+        self.loads.append(body["lora_name"])
+        if body["lora_name"] in self.model.adapters:
+            return JSONResponse({"error": {"message": "has already been loaded"}}, 400)
         self.model.add_adapter(body["lora_name"], body["lora_path"])
         return Response("Success")
 
@@ -102,6 +135,11 @@ class ToyServer:
         if self.refusals:
             status, headers = self.refusals.pop(0)
             return JSONResponse({"error": "not now"}, status, headers)
+        if self.verbatim:
+            headers, told = self.verbatim.pop(0)
+            return Response(told, headers=headers, media_type="text/event-stream")
+        if dialect == "vllm" and body["model"] not in ("toy", *self.model.adapters):
+            return JSONResponse({"error": {"message": f"The model `{body['model']}` does not exist."}}, 404)
         assert all(isinstance(token, int) for token in body["prompt"])
         form = llama_events if dialect == "llama.cpp" else vllm_events
         return StreamingResponse(self._stream(form(self, body)), media_type="text/event-stream")
@@ -158,7 +196,7 @@ def vllm_events(server: ToyServer, body: dict[str, Any]) -> Iterator[dict[str, A
     generator, ids = torch.Generator().manual_seed(body["seed"]), list(body["prompt"])
     adapter = None if body["model"] == "toy" else body["model"]
     matches = body.get("structured_outputs", {}).get("regex")
-    state = None if matches is None else server.model.grammars.start(regex(matches))
+    state = None if matches is None else server.model.grammars.start(Constraint(regex=matches))
     for count in range(1, body["max_tokens"] + 1):
         logits = last_logits(server.model, ids, adapter)
         raw = torch.log_softmax(logits, 0)
@@ -183,13 +221,6 @@ def vllm_events(server: ToyServer, body: dict[str, Any]) -> Iterator[dict[str, A
         yield {"choices": [{"text": "", "token_ids": [token], "logprobs": found, "finish_reason": reason}]}
         if reason:
             return
-
-
-def regex(text: str) -> Any:
-    """Return a constraint."""
-    from agents.call import Constraint
-
-    return Constraint(regex=text)
 
 
 def last_logits(model: SharedModel, ids: list[int], adapter: str | None) -> torch.Tensor:
@@ -217,9 +248,9 @@ def _listens(port: int, seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def toy_server(**options: Any) -> Iterator[tuple[ToyServer, str]]:
+def toy_server(port: int | None = None, **options: Any) -> Iterator[tuple[ToyServer, str]]:
     """Serve a toy model of its own on a thread; yields the server and its address."""
-    toy, port = ToyServer(**{"model": toy_model(), **options}), free_port()
+    toy, port = ToyServer(**{"model": toy_model(), **options}), port or free_port()
     server = uvicorn.Server(uvicorn.Config(toy.app(), port=port, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -35,6 +35,46 @@ def test_once_makes_its_value_once_and_an_error_is_not_kept() -> None:
     assert values == [7] * 4 and len(made) == 2
 
 
+def test_those_who_wait_share_a_failure_but_not_an_interruption() -> None:
+    begun, go = threading.Event(), threading.Event()
+    causes: list[BaseException] = [OSError("away"), KeyboardInterrupt()]
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(1)
+        begun.set()
+        assert go.wait(10)
+        if causes:
+            raise causes.pop(0)
+        return 7
+
+    once = Once(make)
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.append(once())
+        except BaseException as error:
+            found.append(type(error))
+
+    def all_ask() -> None:
+        begun.clear(), go.clear(), found.clear()
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        threads[0].start()
+        assert begun.wait(10)
+        for thread in threads[1:]:
+            thread.start()
+        time.sleep(0.1)
+        go.set()
+        for thread in threads:
+            thread.join(10)
+
+    all_ask()
+    assert found == [OSError] * 4 and len(made) == 1
+    all_ask()
+    assert sorted(map(str, found)) == sorted(map(str, [KeyboardInterrupt, 7, 7, 7])) and len(made) == 3
+
+
 def test_lazy_policy_and_retriever_pass_everything_on() -> None:
     policy, retriever = ScriptedPolicy(lambda role, user: user.upper(), context_length=77), ListRetriever(PASSAGES)
     made: list[str] = []
