@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from agents.call import Completion, Message, Policy, Prompt, Request
+from agents.lazy import LazyPolicy
 
 
 class RoutedPolicy:
@@ -64,3 +65,25 @@ class RoutedPolicy:
 def speaker_of(policy: Policy, role: str) -> Policy:
     """Return who plays a role: a routed policy's choice, or the policy itself."""
     return policy.speaker(role) if isinstance(policy, RoutedPolicy) else policy
+
+
+def speakers_of(policy: Policy, adapters: Mapping[str, str | None]) -> dict[str, str]:
+    """Return role → hash of who plays it (the adapter's content hash, or the base's), as far as the policy can tell.
+
+    A policy tells by a method `policy_hash(adapter)`; one without it, for the adapter that its identity names alone.
+
+    Args:
+        policy: Who answers.
+        adapters: Role name → adapter name; None = the base.
+    """
+    answers = policy.load() if isinstance(policy, LazyPolicy) else policy
+    found = {role: _hash(speaker_of(answers, role), name) for role, name in adapters.items()}
+    return {role: told for role, told in found.items() if told}
+
+
+def _hash(speaker: Policy, adapter: str | None) -> str:
+    tell = getattr(speaker, "policy_hash", None)
+    if tell is not None:
+        return str(tell(adapter))
+    own = speaker.identity
+    return own.get("policy", "") if own.get("adapter", "") == (adapter or "") else ""

@@ -152,7 +152,7 @@ def _sum_up(ledger: Path, limit: int | None, explainer: Explainer, as_json: bool
     Raises:
         ConfigError: None of them can be explained.
     """
-    from evaluation.counterfactual_roles import role_effects
+    from evaluation.counterfactual_roles import remarks_of, role_effects
     from graphs.ledger import read_ledger
 
     explained: list[Explanation] = []
@@ -166,10 +166,11 @@ def _sum_up(ledger: Path, limit: int | None, explainer: Explainer, as_json: bool
     if not explained:
         why_not = f"none of its {len(left_out)} runs can be explained; {left_out[0]}" if left_out else "it holds no run"
         raise ConfigError(f"ledger {ledger}: {why_not}")
-    effects = role_effects(explained)
+    effects, remarks = role_effects(explained), remarks_of(explained)
     if as_json:
         rows = [effect.to_json() for effect in effects]
-        show_json({"runs": len(explained), "left_out": left_out, "roles": rows, **_critic_json(explainer)})
+        told = {"runs": len(explained), "left_out": left_out, "remarks": remarks, "roles": rows}
+        show_json({**told, **_critic_json(explainer)})
         return
     from cli.why_view import ledger_view
 

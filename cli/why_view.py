@@ -11,10 +11,12 @@ from rich.text import Text
 
 from cli.terminal import clean, one_line
 from evaluation.counterfactual_result import COSTS, Alternative, Explanation
-from evaluation.counterfactual_roles import RoleEffect
+from evaluation.counterfactual_roles import RoleEffect, remarks_of
 from training.value_check import Agreement, StateValue
 
 _SHORT = 44
+_LISTED = 5
+"""Different remarks on the runs of a ledger that are shown; --json has all."""
 
 
 def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
@@ -74,7 +76,16 @@ def ledger_view(effects: Sequence[RoleEffect], explained: Sequence[Explanation],
         cells = [str(effect.questions), str(effect.calls), *shares, f"{effect.answer:.0%}", score, *costs]
         table.add_row(Text(clean(effect.role)), *map(Text, [effect.kind, *cells]))
     sentences = [Text(clean(effect.sentence)) for effect in effects if effect.kind == "skipped"]
-    return Group(Text(told, style="dim"), *sentences, Text(""), table)
+    return Group(Text(told, style="dim"), *_remarks(explained), *sentences, Text(""), table)
+
+
+def _remarks(explained: Sequence[Explanation]) -> list[Text]:
+    """Return what differs from the record in how many runs, the commonest first."""
+    remarked = sum(bool(item.remarks) for item in explained)
+    lines = [f"{count} of {len(explained)} runs: {remark}" for remark, count in remarks_of(explained).items()]
+    if len(lines) > _LISTED:
+        lines[_LISTED:] = [f"… and others; {remarked} of {len(explained)} runs in all"]
+    return [Text(clean(line), style="yellow") for line in lines]
 
 
 def critic_view(states: Sequence[StateValue], found: Agreement) -> Group:

@@ -123,10 +123,10 @@ def _check_roles(roles: Sequence[str], run: Trajectory) -> None:
 
 
 def score_ending(run: Trajectory, *, score: Score, golds: tuple[str, ...]) -> Ending:
-    """Return how a run ended: its answer, what that is worth, and what the run cost."""
+    """Return how a run ended: its answer, what that is worth (0 where it failed), and what the run cost."""
     return Ending(
         answer=run.answer,
-        score=float(score(run.answer, golds)),
+        score=0.0 if run.outcome in FAILED else float(score(run.answer, golds)),
         turns=run.turns,
         retrievals=len(run.retrievals),
         tokens=sum(len(call.response_ids) for call in run.calls),
@@ -213,19 +213,17 @@ def _trials(run: Trajectory, graph: RecordedGraph, call: Call, kind: Kind, resam
 def _alternative(
     call: Call, kind: Kind, ended: Sequence[Trajectory], judge: Callable[[Trajectory], Ending]
 ) -> Alternative:
-    """Return what came of one kind of change, or why it could not be tried."""
+    """Return what came of one kind of change, or why it could not be tried; what failed scores 0."""
     failed = [run for run in ended if run.outcome in FAILED]
-    endings = tuple(judge(run) for run in ended if run.outcome not in FAILED)
     if not ended:
         return Alternative(kind, (), _WRITES if kind == "skipped" else "no adapter plays this role")
-    if not endings:
-        return Alternative(kind, (), f"failed: {failed[0].error}")
-    if kind == "skipped" and _stands_for_nothing(call, endings[0].trajectory):
+    if kind == "skipped" and _stands_for_nothing(call, ended[0]):
         return Alternative(kind, (), _WRITES)
-    return Alternative(kind, endings, f"{len(failed)} of {len(ended)} failed: {failed[0].error}" if failed else "")
+    remark = f"{len(failed)} of {len(ended)} failed, which scores 0: {failed[0].error}" if failed else ""
+    return Alternative(kind, tuple(judge(run) for run in ended), remark)
 
 
 def _stands_for_nothing(call: Call, ended: Trajectory) -> bool:
     """Return whether the fallback of a role of one's own has nothing to say for it."""
-    value: Any = next(item.value for item in ended.calls if item.id == call.id)
-    return value is None or value == ""
+    values: list[Any] = [item.value for item in ended.calls if item.id == call.id]
+    return any(value is None or value == "" for value in values)

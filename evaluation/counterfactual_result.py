@@ -20,7 +20,7 @@ class Ending:
 
     answer: str
     score: float
-    """Against the gold answers, or against the recorded answer where there is none; usually in [0, 1]."""
+    """Against the gold answers, or against the recorded answer where there is none; usually in [0, 1]; failed: 0."""
     turns: int
     retrievals: int
     tokens: int
@@ -38,7 +38,7 @@ class Alternative:
 
     kind: Kind
     endings: tuple[Ending, ...]
-    """One, or one a sample; runs that failed are left out."""
+    """One, or one a sample; empty where it could not be tried."""
     remark: str = ""
     """Why there is no ending, or how many runs failed."""
 

@@ -1,11 +1,13 @@
 """Counterfactuals summed over a ledger, by role: on how many questions did a role help, and on how many did it hurt?
 
 The unit is the question: changes of a role's calls in all its runs are averaged first, so a question that was asked
-eight times, or whose run has three selectors, counts once. Helped: without it the score is lower.
+eight times, or whose run has three selectors, counts once. Helped: without it the score is lower. Shares are of the
+questions in which the role spoke, and of all.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -33,6 +35,8 @@ class RoleEffect:
     """In whose runs the role spoke and could be changed so."""
     graded: int
     """Those of them with gold answers; what follows about scores speaks of these alone."""
+    total: int
+    """Questions with gold answers of all explained runs, whether the role spoke or not."""
     calls: int
     helped: float
     """Share of the graded questions whose score falls when the role's calls are changed; 0 without any."""
@@ -49,7 +53,11 @@ class RoleEffect:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        return asdict(self)
+        return {**asdict(self), "helped_of_all": self.of_all(self.helped), "hurt_of_all": self.of_all(self.hurt)}
+
+    def of_all(self, share: float) -> float:
+        """Return a share of the graded questions as one of all: where the role did not speak, it did nothing."""
+        return share * self.graded / self.total if self.total else 0.0
 
     @property
     def sentence(self) -> str:
@@ -60,8 +68,9 @@ class RoleEffect:
                 f"{_WITHOUT[self.kind]}; without gold answers nobody knows for better or worse"
             )
         return (
-            f"{name} helped on {self.helped:.0%} of the questions and hurt on {self.hurt:.0%} "
-            f"(n = {self.graded}, against runs in which it {_WITHOUT[self.kind]})"
+            f"{name} helped on {self.helped:.0%} and hurt on {self.hurt:.0%} of the {self.graded} questions in which "
+            f"it spoke ({self.of_all(self.helped):.0%} and {self.of_all(self.hurt):.0%} of all {self.total}), against "
+            f"runs in which it {_WITHOUT[self.kind]}"
         )
 
 
@@ -78,6 +87,8 @@ class _Change:
 
 def role_effects(explanations: Sequence[Explanation]) -> list[RoleEffect]:
     """Return the effect of each role that spoke, for each way of changing it, in order of appearance."""
+    ungraded = {explanation.key for explanation in explanations if not explanation.golds}
+    total = len({explanation.key for explanation in explanations} - ungraded)
     grouped: dict[tuple[str, Kind], list[_Change]] = {}
     for explanation in explanations:
         for why in explanation.calls:
@@ -89,10 +100,15 @@ def role_effects(explanations: Sequence[Explanation]) -> list[RoleEffect]:
                     found = tuple(changes[name] for name in MEASURES)
                     change = _Change(explanation.key, bool(explanation.golds), altered, found)
                     grouped.setdefault((why.role, alternative.kind), []).append(change)
-    return [_effect(role, kind, changes) for (role, kind), changes in grouped.items()]
+    return [_effect(role, kind, changes, total) for (role, kind), changes in grouped.items()]
 
 
-def _effect(role: str, kind: Kind, changes: Sequence[_Change]) -> RoleEffect:
+def remarks_of(explanations: Sequence[Explanation]) -> dict[str, int]:
+    """Return remark → how many runs it was made of, the commonest first."""
+    return dict(Counter(remark for item in explanations for remark in item.remarks).most_common())
+
+
+def _effect(role: str, kind: Kind, changes: Sequence[_Change], total: int) -> RoleEffect:
     by_question: dict[str, list[_Change]] = {}
     for change in changes:
         by_question.setdefault(change.key, []).append(change)
@@ -108,6 +124,7 @@ def _effect(role: str, kind: Kind, changes: Sequence[_Change]) -> RoleEffect:
         kind=kind,
         questions=len(by_question),
         graded=len(scores),
+        total=total,
         calls=len(changes),
         helped=_share([score < -_ROUNDING for score in scores]),
         hurt=_share([score > _ROUNDING for score in scores]),

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.errors import ConfigError, RetrieverError
+from agents.routed import speakers_of
 from graphs.recorded import RecordedGraph
 from graphs.replay import options_of, rebuild
+from graphs.run import Recorder
 from graphs.trajectory import FAILED, Trajectory
 
 
@@ -68,10 +70,34 @@ def check_identity(run: Trajectory, graph: RecordedGraph) -> list[str]:
             f"run {run.run} searched {_searched(run)}, which is not what is there now: other passages, embedder, mode "
             "or number of passages; build that index again, or ask the question anew"
         )
-    if run.hashes.get("policy", "") != hashes["policy"]:
-        was = run.hashes.get("policy")
-        return [f"the run was played by {was}, what goes on live is played by {hashes['policy']}"]
+    return _compare_speakers(run, recorder, hashes["policy"])
+
+
+def _compare_speakers(run: Trajectory, recorder: Recorder, policy: str) -> list[str]:
+    """Return a remark where somebody else goes on than played the run, or where the record does not tell."""
+    was, adapters = speakers(run), {call.role: call.adapter for call in run.calls}
+    now = speakers_of(recorder.batcher.policy, {role: recorder.adapter_of(role) for role in adapters})
+    if (before := run.hashes.get("policy", "")) != policy and set(was.values()) <= {before}:
+        return [f"the run was played by {before}, what goes on live is played by {policy}"]
+    other = [role for role in was if role in now and was[role] != now[role]]
+    if other:
+        named = "; ".join(f"{role} was played by {was[role]}, live by {now[role]}" for role in other)
+        return [f"other adapters go on live: {named}"]
+    unknown = [role for role, name in adapters.items() if (role not in was or role not in now) and not _own(run, name)]
+    if unknown:
+        return [f"the record does not say which adapter played {', '.join(unknown)}, so that cannot be checked"]
     return []
+
+
+def speakers(run: Trajectory) -> Mapping[str, str]:
+    """Return role → hash of who played it; empty in records older than this."""
+    known = run.identity.get("speakers")
+    return known if isinstance(known, Mapping) else {}
+
+
+def _own(run: Trajectory, adapter: str | None) -> bool:
+    """Return whether an adapter is the one that the run's policy hash stands for."""
+    return bool((adapter or "") == run.identity.get("adapter", ""))
 
 
 def check_roles(run: Trajectory, again: Trajectory) -> None:

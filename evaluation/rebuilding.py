@@ -15,7 +15,7 @@ from typing import Any, get_args
 from agents.adapters import content_hash
 from agents.errors import ConfigError, LedgerError
 from agents.passage import Retriever
-from evaluation.rebuildable import check_identity, check_record, check_roles, retriever_of
+from evaluation.rebuildable import check_identity, check_record, check_roles, retriever_of, speakers
 from graphs.jade import GraphName, build_graph
 from graphs.recorded import RecordedGraph, trainable
 from graphs.replay import rebuild
@@ -220,14 +220,16 @@ def adapter_of(run: Trajectory, setting: Setting) -> str | Path | None:
         return None
     if setting.adapter != RECORDED:
         return setting.adapter
-    policy = run.hashes.get("policy", "")
-    if policy.startswith("base:"):
+    played = set(speakers(run).values()) or {run.hashes.get("policy", "")}
+    if all(policy.startswith("base:") for policy in played):
         return None
     shipped = shipped_adapter(setting.model)
     known = [] if shipped is None else [shipped, *cost_folders(None, shipped).values()]
-    if policy in map(content_hash, known):
+    if played <= set(map(content_hash, known)):
         return AUTO
+    by_role = "; ".join(f"{role}: {policy}" for role, policy in speakers(run).items())
+    who = f"several adapters ({by_role})" if len(played) > 1 else f"the adapter {min(played) or '?'}"
     raise ConfigError(
-        f"run {run.run} was played by the adapter {policy or '?'} on {run.identity.get('base', '?')}, which is not the "
-        "shipped one; give --adapter FOLDER (and --model, where it is not the embedded one), or --adapter none"
+        f"run {run.run} was played by {who} on {run.identity.get('base', '?')}, which is not the shipped one alone; "
+        "give --adapter FOLDER (and --model, where it is not the embedded one), or --adapter none"
     )

@@ -1,8 +1,7 @@
 """One run of a recorded graph: its options, its journal, and the trajectory that it leaves behind.
 
-A `Recorder` is what all runs of a graph share (policy through a batcher, prompts, adapters, ledger); a `Run`
-is what one invocation owns. A run travels through LangGraph in `config["configurable"]`, under a key that
-LangGraph keeps out of checkpoints.
+A `Recorder` is what all runs of a graph share (policy, prompts, adapters, ledger); a `Run` is what one invocation owns.
+A run travels through LangGraph in `config["configurable"]`, under a key that LangGraph keeps out of checkpoints.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from agents.errors import ConfigError
 from agents.passage import Passage, Retriever
 from agents.role import Prompts, Role
 from agents.roster import ROLES, role_digest
+from agents.routed import speakers_of
 from graphs.costs import Speaker, speaker_at
 from graphs.ending import outcome_of, stopped_by
 from graphs.journal import Journal
@@ -90,13 +90,14 @@ class Recorder:
             "environment": self.environment().get("environment", ""),
         }
 
-    def names(self) -> dict[str, Any]:
-        """Return the readable names behind the hashes."""
+    def names(self, spoke: Mapping[str, str | None]) -> dict[str, Any]:
+        """Return the readable names behind the hashes; `spoke`: the roles that did, each with its adapter's name."""
         identity = {**self.batcher.policy.identity, **self.speaker}
         policy = {key: value for key, value in identity.items() if key not in ("text", "policy")}
         environment = {key: value for key, value in self.environment().items() if key != "environment"}
         adapters = {role: name for role, name in self.adapters.items() if name}
-        return {**policy, "retriever": environment, "adapters": adapters, "code": self.code}
+        speakers = speakers_of(self.batcher.policy, spoke)
+        return {**policy, "retriever": environment, "adapters": adapters, "speakers": speakers, "code": self.code}
 
 
 class Run:
@@ -210,10 +211,7 @@ class Run:
 
     @staticmethod
     def reopen(recorder: Recorder, thread: str) -> Run | None:
-        """Return the unfinished run of a checkpointer thread with its journal, if it was recorded.
-
-        A run that is already in the ledger as crashed goes on under a new id.
-        """
+        """Return a thread's unfinished run with its journal, if it was recorded; a crashed one under a new id."""
         found = unfinished(recorder.ledger.folder, thread) if recorder.ledger is not None else None
         if found is None:
             return None
@@ -242,7 +240,7 @@ class Run:
         """Return the record of the finished run."""
         error = stopped_by(error)
         calls = self.journal.linked()
-        retrievals = self.journal.ordered_retrievals()
+        retrievals, spoke = self.journal.ordered_retrievals(), {call.role: call.adapter for call in calls}
         output = self.tracker.output if isinstance(self.tracker.output, Mapping) else {}
         total = time.perf_counter() - self._clock
         seconds = {key: sum(call.seconds.get(key, 0.0) for call in calls) for key in ("wait", "prefill", "decode")}
@@ -265,7 +263,7 @@ class Run:
             seed=self.options.seed,
             options=self.options.model_dump(exclude_defaults=True),
             hashes=self.recorder.hashes(),
-            identity={**self.recorder.names(), **({"roles": dict(self.roles)} if self.roles else {})},
+            identity={**self.recorder.names(spoke), **({"roles": dict(self.roles)} if self.roles else {})},
             budget_hit=bool(output.get("budget_hit")),
             warnings=self.warnings,
             error=None if error is None else f"{type(error).__name__}: {error}",

@@ -15,6 +15,7 @@ from agents.errors import ConfigError
 from agents.tagged import tagged
 from evaluation.counterfactual import SEED_STEP, SKIPS, explain
 from evaluation.counterfactual_result import Alternative, Explanation
+from evaluation.counterfactual_roles import role_effects
 from graphs.acting import act
 from graphs.jade import build_jade
 from graphs.ledger import LedgerWriter
@@ -166,7 +167,7 @@ def test_without_gold_the_recorded_answer_is_the_measure(tmp_path: Path) -> None
     assert explain(run, graph, golds=["K2"], kinds=["skipped"]).recorded.score == 1.0
 
 
-def test_what_fails_is_counted_and_left_out(tmp_path: Path) -> None:
+def test_what_fails_is_counted_and_scores_zero(tmp_path: Path) -> None:
     def overrule(request: Request) -> str | None:
         if request.role == "document_selector" and int(request.key[0]) == SEED_STEP:
             raise RuntimeError("out of memory")
@@ -176,10 +177,13 @@ def test_what_fails_is_counted_and_left_out(tmp_path: Path) -> None:
     run = ask(graph)
     found = explain(run, graph, golds=["K2"], resamples=2, kinds=["resampled"], roles=["document_selector"])
     drawn = tried(found, "root/DS", "resampled")
-    assert len(drawn.endings) == 1 and drawn.remark == "1 of 2 failed: RuntimeError: out of memory"
+    assert [item.score for item in drawn.endings] == [0.0, 1.0] and found.changes(drawn)["score"] == -0.5
+    assert drawn.remark == "1 of 2 failed, which scores 0: RuntimeError: out of memory"
     found = explain(run, graph, golds=["K2"], resamples=1, kinds=["resampled"], roles=["document_selector"])
     drawn = tried(found, "root/DS", "resampled")
-    assert drawn.remark == "failed: RuntimeError: out of memory" and found.changes(drawn) == {}
+    assert drawn.remark.startswith("1 of 1 failed") and found.changes(drawn)["score"] == -1.0
+    (effect,) = role_effects([found])
+    assert (effect.helped, effect.graded) == (1.0, 1), "a run that fails without the role is no run to leave out"
 
 
 def own(folder: Path) -> Any:

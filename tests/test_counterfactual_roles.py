@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evaluation.counterfactual_result import Alternative, CallWhy, Ending, Explanation, Kind
-from evaluation.counterfactual_roles import role_effects
+from evaluation.counterfactual_roles import remarks_of, role_effects
 from tests.test_recorded_credit import RUN
 
 
@@ -42,9 +44,33 @@ def test_helped_and_hurt_are_shares_of_the_questions() -> None:
     assert effect.score.low <= effect.score.mean <= effect.score.high and effect.score.n == 4
     assert effect.tokens == pytest.approx((-2.0 + 0 + 0 + 0) / 4)  # −4 and 0 in the two runs of question one
     assert effect.sentence == (
-        "document selector helped on 25% of the questions and hurt on 25% (n = 4, against runs in which it was skipped)"
+        "document selector helped on 25% and hurt on 25% of the 4 questions in which it spoke (25% and 25% of all 4), "
+        "against runs in which it was skipped"
     )
     assert effect.to_json()["score"]["mean"] == effect.score.mean
+
+
+def test_questions_in_which_the_role_did_not_speak_stay_in_the_denominator_of_all() -> None:
+    spoke = [
+        explained("one", 1.0, ending(0.0)),
+        explained("two", 0.5, ending(1.0)),
+        explained("three", 1.0, ending(1.0)),
+    ]
+    silent = [explained(key, 1.0) for key in ("four", "five", "six", "six")]
+    unknown = [explained("seven", 1.0, ending(0.0), gold=False), explained("eight", 1.0, gold=False)]
+    (effect,) = role_effects([*spoke, *silent, *unknown])
+    assert (effect.questions, effect.graded, effect.total) == (4, 3, 6)
+    assert (effect.helped, effect.hurt) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert "of the 3 questions in which it spoke (17% and 17% of all 6)" in effect.sentence
+    data = effect.to_json()
+    assert (data["helped_of_all"], data["hurt_of_all"]) == (pytest.approx(1 / 6), pytest.approx(1 / 6))
+
+
+def test_remarks_are_counted_by_run() -> None:
+    runs = [
+        replace(explained(key, 1.0), remarks=remarks) for key, remarks in (("a", ("x",)), ("b", ("x", "y")), ("c", ()))
+    ]
+    assert remarks_of(runs) == {"x": 2, "y": 1}
 
 
 def test_runs_without_gold_tell_only_whether_the_answer_changed() -> None:

@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 
 from agents.errors import ConfigError, RetrieverError
+from agents.role import Prompts
 from evaluation.counterfactual import explain
 from evaluation.rebuildable import check_identity, check_record, check_roles
 from evaluation.rebuilding import Rebuilder, Setting, adapter_of, topology_of
 from graphs.costs import Speaker
 from graphs.jade import build_jade, build_topology
-from graphs.recorded import RecordedGraph
+from graphs.recorded import RecordedGraph, trainable
 from graphs.solo import build_solo
 from graphs.trajectory import Trajectory
+from tests.ppo_toy import start_adapter
 from tests.replay_toy import SPLIT, ask, play
+from tests.scripted import PASSAGES, ListRetriever
 from tests.test_counterfactual import own
+from tests.toy_model import toy_model
 
 Install = Callable[..., list[dict[str, Any]]]
 TOY = Setting(adapter="none")
@@ -111,7 +115,9 @@ def test_records_that_are_not_enough(tmp_path: Path) -> None:
 
 
 def hashed(run: Trajectory, **hashes: str) -> Trajectory:
-    return replace(run, hashes={**run.hashes, **hashes})
+    """Return a run as other hashes would have been recorded."""
+    played = dict.fromkeys(run.identity["speakers"], hashes.get("policy", run.hashes["policy"]))
+    return replace(run, hashes={**run.hashes, **hashes}, identity={**run.identity, "speakers": played})
 
 
 def test_what_is_installed_is_compared_with_the_record(tmp_path: Path, installed: Install) -> None:
@@ -129,6 +135,36 @@ def test_what_is_installed_is_compared_with_the_record(tmp_path: Path, installed
         Rebuilder(TOY).graph(hashed(run, environment="other"))
     assert len(policy.asked) == asked
     check_roles(run, run)
+
+
+def test_roles_on_other_adapters_than_recorded_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planner of its own beside the shipped adapter: the run's policy hash stands for the latter alone."""
+    shared = toy_model()
+    for seed, name in enumerate(("warm", "shipped")):
+        shared.add_adapter(name, start_adapter(tmp_path / name, seed))
+    shared.adapter = "shipped"
+    retriever = ListRetriever(PASSAGES)
+    graph = trainable(build_jade(retriever, max_depth=0), policy=shared, retriever=retriever, prompts=Prompts("bare"))
+    mixed = graph.with_recorder(adapters={"planner": "warm", "*": "shipped"})
+    run = ask(mixed, max_new_tokens=6, decoding="constrained")
+    warm, shipped = shared.policy_hash("warm"), shared.policy_hash("shipped")
+    assert run.hashes["policy"] == shipped
+    assert run.identity["speakers"] == {"planner": warm} | {
+        call.role: shipped for call in run.calls if call.role != "planner"
+    }
+    assert check_identity(run, mixed) == []
+    live = graph.with_recorder(adapters={"*": "shipped"})
+    assert check_identity(run, live) == [f"other adapters go on live: planner was played by {warm}, live by {shipped}"]
+    older = replace(run, identity={name: known for name, known in run.identity.items() if name != "speakers"})
+    assert check_identity(older, live) == [
+        "the record does not say which adapter played planner, so that cannot be checked"
+    ]
+    plain = ask(live, max_new_tokens=6, decoding="constrained")
+    assert check_identity(replace(plain, identity={**plain.identity, "speakers": {}}), live) == []
+    monkeypatch.setattr("graphs.app.shipped_adapter", lambda model: tmp_path / "shipped")
+    assert adapter_of(plain, Setting()) == "auto"
+    with pytest.raises(ConfigError, match=f"played by several adapters .planner: {warm}; answer_generator: {shipped}"):
+        adapter_of(run, Setting())
 
 
 def test_an_index_that_is_gone_is_named(tmp_path: Path, installed: Install) -> None:

@@ -68,7 +68,8 @@ def test_a_whole_ledger(command: Run, recorded: str, tmp_path: Path) -> None:
     code, out, err = command(*every)
     assert code == 0, err
     assert "1 runs, 1 of them with gold answers; 1 left out" in out
-    assert "document selector helped on 0% of the questions and hurt on 100% (n = 1" in out
+    assert "document selector helped on 0% and hurt on 100% of the 1 questions in which it spoke (0% and 100% of" in out
+    assert "played by" not in out
     assert row(out, "document_selector")[1:6] == ["skipped", "1", "1", "0%", "100%"]
     assert "left out: zz-crashed: run zz-crashed ended as crashed" in err
     data = json.loads(command(*every, "--json")[1])
@@ -77,6 +78,23 @@ def test_a_whole_ledger(command: Run, recorded: str, tmp_path: Path) -> None:
     assert command(*every, recorded)[1].count("root/PLAN") == 1  # a run is named: that one alone
     code, _, err = command(*every, "--limit", "1")
     assert code == 0 and "left out" not in err
+
+
+def test_a_ledger_of_several_policies_says_who_goes_on(command: Run, recorded: str, tmp_path: Path) -> None:
+    run = find_run(ledger_folder(), recorded)
+    writer = LedgerWriter(tmp_path / "ledger")
+    writer.close(run)
+    for place in range(7):
+        policy = f"p{min(place, 5)}"
+        identity = {**run.identity, "speakers": dict.fromkeys(run.identity["speakers"], policy)}
+        writer.close(replace(run, run=f"run-{place}", hashes={**run.hashes, "policy": policy}, identity=identity))
+    every = (*WHY, "--ledger", str(tmp_path / "ledger"), "--gold", "Salzburg", "--instead", "skipped")
+    data = json.loads(command(*every, "--json")[1])
+    said = "the run was played by {}, what goes on live is played by script"
+    assert data["remarks"] == {said.format("p5"): 2, **{said.format(f"p{place}"): 1 for place in range(5)}}
+    out = " ".join(command(*every)[1].split())
+    assert f"2 of 8 runs: {said.format('p5')}" in out and f"1 of 8 runs: {said.format('p3')}" in out
+    assert said.format("p4") not in out and "… and others; 7 of 8 runs in all" in out
 
 
 @pytest.mark.parametrize(

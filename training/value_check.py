@@ -16,6 +16,7 @@ from typing import Any
 
 from agents.errors import ConfigError
 from evaluation.counterfactual_result import Ending, Explanation
+from graphs.trajectory import FAILED
 from training.recorded_credit import Terms, recorded_credit
 
 
@@ -55,7 +56,7 @@ class Agreement:
 
 
 def state_values(explanation: Explanation, values: Mapping[str, tuple[float, float]], terms: Terms) -> list[StateValue]:
-    """Return both values of each state that was sampled anew.
+    """Return both values of each state that was sampled anew; samples that failed are left out, as from training.
 
     Args:
         explanation: Of a run, with resampled calls.
@@ -70,8 +71,11 @@ def state_values(explanation: Explanation, values: Mapping[str, tuple[float, flo
     found = []
     for why in explanation.calls:
         for alternative in why.alternatives:
-            if alternative.kind == "resampled" and alternative.endings and why.call in values:
-                returns = [_return_at(why.call, ending, terms) for ending in alternative.endings]
+            if alternative.kind != "resampled" or why.call not in values:
+                continue
+            trained_on = [item for item in alternative.endings if item.trajectory.outcome not in FAILED]
+            returns = [_return_at(why.call, ending, terms) for ending in trained_on]
+            if returns:
                 found.append(
                     StateValue(
                         run=explanation.run,
