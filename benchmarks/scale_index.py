@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale_index --sizes 10000 100000
     python -m benchmarks.scale_index --sizes 1000000 --matrix                  # exact search alone, without Chroma
-    python -m benchmarks.scale_index --sizes 1000000 --folder /tmp/scale       # hours, most of them Chroma's HNSW
+    python -m benchmarks.scale_index --sizes 1000000 --folder /tmp/scale       # an hour, most of it Chroma's HNSW
 
 Passages are random words with random unit vectors of the embedder's 384 dimensions, so that no embedder is timed:
 what is left is our own code around Chroma. Random directions have no neighbours, so HNSW's recall is the worst there
