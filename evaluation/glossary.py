@@ -27,6 +27,8 @@ METRICS: dict[str, Metric] = {
     "rollout/reward": Metric("mean R = score − turn_cost − retrieval_cost", "score"),
     "rollout/reward_std": Metric("standard deviation of R", "score"),
     "rollout/score": Metric("mean score(answer, golds)", "score"),
+    "rollout/objective": Metric("mean of R + the mean f_c of the run's calls: what is optimised, KL left out", "score"),
+    "rollout/f1": Metric("mean token F1 of rewarded runs with gold answers, whatever the score", "1"),
     "rollout/turn_cost": Metric("mean α·min(turns − 1, 3)/3", "score"),
     "rollout/retrieval_cost": Metric("mean β·min(retrievals, 3)/3", "score"),
     "rollout/reward/<role>": Metric("mean R of the runs in which the role spoke", "score"),

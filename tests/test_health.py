@@ -4,7 +4,7 @@ import pytest
 
 from tests.ppo_toy import toy_session
 from tests.test_ppo import Notes
-from training.health import ALARMS, AlarmLimits, alarms, remember
+from training.health import ALARMS, HELD_OUT, AlarmLimits, alarms, remember, remember_evaluation
 from training.ppo import run
 
 LIMITS = AlarmLimits(entropy=0.1, topology=0.9, gap=0.1, window=2)
@@ -18,7 +18,7 @@ def ring(rows: list[dict[str, float]], finite: bool = True) -> set[str]:
 
 
 def test_a_healthy_run_rings_nothing() -> None:
-    row = {"update/entropy": 1.0, "rollout/reward": 0.4, "rollout/score": 0.5, "rollout/topology/QDS": 1.0}
+    row = {"update/entropy": 1.0, "rollout/objective": 0.4, "rollout/f1": 0.5, "rollout/topology/QDS": 1.0}
     assert ring([row] * 6) == set()  # one topology from the start is a choice, not a collapse
 
 
@@ -44,14 +44,59 @@ def test_topology_collapse_needs_a_whole_window() -> None:
     assert ring([first, late, late]) == {"topology"}
 
 
-def test_reward_without_accuracy() -> None:
-    def rows(rewards: list[float], scores: list[float]) -> list[dict[str, float]]:
-        pairs = zip(rewards, scores, strict=True)
-        return [{"rollout/reward": reward, "rollout/score": score} for reward, score in pairs]
+def paid(objective: list[float], f1: list[float]) -> list[dict[str, float]]:
+    pairs = zip(objective, f1, strict=True)
+    return [{"rollout/objective": what, "rollout/f1": accuracy} for what, accuracy in pairs]
 
-    assert ring(rows([0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.3, 0.3])) == {"reward_without_accuracy"}
-    assert ring(rows([0.1, 0.1, 0.3], [0.5, 0.5, 0.3])) == set()
-    assert ring(rows([0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.6, 0.6])) == set()
+
+def test_reward_without_accuracy() -> None:
+    assert ring(paid([0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.3, 0.3])) == {"reward_without_accuracy"}
+    assert ring(paid([0.1, 0.1, 0.3], [0.5, 0.5, 0.3])) == set()
+    assert ring(paid([0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.6, 0.6])) == set()
+    assert ring(paid([0.1, 0.1, 0.15, 0.15], [0.5, 0.5, 0.3, 0.3])) == set()  # not risen by the gap
+    assert ring([{"rollout/objective": value} for value in (0.1, 0.1, 0.3, 0.3)]) == set()  # no gold answers
+
+
+@pytest.mark.parametrize(
+    ("f1", "rings"),
+    [
+        ([0.55, 0.45, 0.32, 0.28], {"reward_without_accuracy"}),  # −0.20; 2·√((0.005 + 0.0008)/2) = 0.108
+        ([0.70, 0.30, 0.40, 0.20], set()),  # −0.20; 2·√((0.08 + 0.02)/2) = 0.447
+    ],
+)
+def test_a_fall_that_the_questions_explain_rings_nothing(f1: list[float], rings: set[str]) -> None:
+    assert ring(paid([0.1, 0.1, 0.3, 0.3], f1)) == rings
+
+
+@pytest.mark.parametrize(
+    ("now", "low", "rings"),
+    [
+        (0.30, 0.40, {"reward_without_accuracy"}),
+        (0.30, 0.25, set()),  # within the interval of the evaluation before
+        (0.45, 0.48, set()),  # fallen by less than the gap
+    ],
+)
+def test_what_held_out_questions_lose_within_the_window_counts_too(now: float, low: float, rings: set[str]) -> None:
+    history: dict[str, list[float]] = {}
+    remember_evaluation(history, {"eval/a/f1": 0.4, "eval/b/f1": 0.6, "eval/a/f1/low": low, "eval/b/f1/low": low})
+    rows = paid([0.1, 0.1, 0.3, 0.3], [0.5] * 4)
+    for place, row in enumerate(rows):
+        remember(history, row, LIMITS.window)
+        if place == 1:
+            remember_evaluation(history, {"eval/a/f1": now, "eval/a/f1/low": 0.0, "eval/a/turns": 9.0})
+    assert history[HELD_OUT] == [0.5, 0.5, now, now, now]
+    assert set(alarms(rows[-1], True, history, LIMITS)) == rings
+    for _ in range(2):  # measured before the last window, it is what the next evaluation is held against
+        remember(history, {"rollout/objective": 0.9, "rollout/f1": 0.5}, LIMITS.window)
+    assert alarms({}, True, history, LIMITS) == {}
+
+
+def test_an_evaluation_before_the_first_iteration_does_not_count_as_one() -> None:
+    history: dict[str, list[float]] = {}
+    remember_evaluation(history, {"eval/a/f1": 0.5, "eval/a/f1/low": 0.4})
+    for _ in range(3):
+        remember(history, {"rollout/topology/QDS": 1.0}, LIMITS.window)
+    assert history["rollout/topology/QDS"] == [1.0] * 3 and alarms({}, True, history, LIMITS) == {}
 
 
 def test_memory_stays_short_and_keeps_the_first_value() -> None:

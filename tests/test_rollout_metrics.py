@@ -30,8 +30,11 @@ def runs() -> list[Trajectory]:
 def test_shares_and_means_by_hand() -> None:
     batch = runs()
     paid = {"r1": rewards(batch[0], 0.2, beta=0.3), "r2": rewards(batch[1], 1.0, alpha=0.3)}
-    found = rollout_metrics(batch, paid)
+    found = rollout_metrics(batch, paid, lambda run: {"r1": 0.4, "r3": 0.9}.get(run.run))
     check_metrics(found)
+    assert found["rollout/f1"] == 0.4  # of the rewarded run with gold answers
+    # each run's R and the mean format penalty of its calls: one of three, none of one
+    assert found["rollout/objective"] == pytest.approx(((0.2 - 0.1 - 1 / 3) + (1.0 - 0.2)) / 2)
     assert found["rollout/reward"] == pytest.approx(((0.2 - 0.1) + (1.0 - 0.2)) / 2)
     assert found["rollout/score"] == pytest.approx(0.6)
     assert found["rollout/turn_cost"] == pytest.approx(0.1) and found["rollout/retrieval_cost"] == pytest.approx(0.05)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from agents.errors import ConfigError
 from agents.named import load_object
 from evaluation.dataset import Example
-from evaluation.metrics import answer_score, normalize_squad
+from evaluation.metrics import answer_score, normalize_squad, token_f1
 from graphs.trajectory import Trajectory
 
 Score = Callable[[str, tuple[str, ...]], float]
@@ -40,6 +40,15 @@ class Gold:
             self._by_id[example.id] = example.answers
             self._by_question.setdefault(normalize_squad(example.question), example.answers)
 
+    def golds(self, run: Trajectory) -> tuple[str, ...] | None:
+        """Return the gold answers of a run's question; None when none are known."""
+        return self._by_id.get(run.question_id or "") or self._by_question.get(normalize_squad(run.question))
+
+    def f1(self, run: Trajectory) -> float | None:
+        """Return the token F1 of a run's answer, whatever the score in force; None when no gold answer is known."""
+        golds = self.golds(run)
+        return None if golds is None else token_f1(run.answer, golds)
+
     def __call__(self, run: Trajectory) -> float | None:
         """Return the score of a run; None when no gold answer is known.
 
@@ -48,7 +57,7 @@ class Gold:
         """
         if run.run in self._feedback:
             return self._feedback[run.run]
-        golds = self._by_id.get(run.question_id or "") or self._by_question.get(normalize_squad(run.question))
+        golds = self.golds(run)
         if golds is None:
             return None
         value = float(self.score(run.answer, golds))

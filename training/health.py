@@ -1,7 +1,8 @@
 """Is training going wrong? Four named alarms over what each iteration measured. Pure functions on numbers.
 
 nan: a loss, gradient or metric is not a number. entropy: the policy has stopped exploring. topology: one workflow
-shape has taken over. reward_without_accuracy: the reward rises while the score falls (costs or formats are gamed).
+shape has taken over. reward_without_accuracy: what is optimised rises (reward, and formats) while token F1 against the
+gold answers falls, on the sampled or on the held-out questions: costs, formats or a score of one's own are gamed.
 """
 
 from __future__ import annotations
@@ -9,11 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, variance
 
 TOPOLOGY = "rollout/topology/"
-WATCHED = ("update/entropy", "rollout/reward", "rollout/score")
+OBJECTIVE, F1 = "rollout/objective", "rollout/f1"
+WATCHED = ("update/entropy", OBJECTIVE, F1)
 """Metrics that the alarms remember, beside the topology shares."""
+HELD_OUT, HELD_OUT_LOW = "held-out f1", "held-out f1, low"
+"""What is remembered of evaluations: mean token F1 of the sets, and the lower ends of its intervals; each iteration has
+those of the last evaluation before it."""
 ALARMS = ("nan", "entropy", "topology", "reward_without_accuracy")
+WINDOWED = frozenset({"topology", "reward_without_accuracy"})
+"""Alarms that ring when what they ring for has lasted a whole window."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class AlarmLimits:
     topology: float
     """At or above this share of runs, for a whole window."""
     gap: float
-    """Reward up and score down by this between two windows."""
+    """What is optimised up, and token F1 down, by this between two windows."""
     window: int
     """Iterations of a window."""
 
@@ -34,11 +42,27 @@ def remember(history: dict[str, list[float]], metrics: Mapping[str, float], wind
     """Append what the alarms need; each list keeps its first value and the last two windows."""
     watched = [name for name in metrics if name in WATCHED or name.startswith(TOPOLOGY)]
     known = [name for name in history if name.startswith(TOPOLOGY)]
-    seen = max((len(values) for values in history.values()), default=0)
+    seen = max((len(values) for name, values in history.items() if name not in (HELD_OUT, HELD_OUT_LOW)), default=0)
     for name in dict.fromkeys([*watched, *known]):
         values = history.setdefault(name, [0.0] * seen if name.startswith(TOPOLOGY) else [])
         values.append(float(metrics.get(name, 0.0)))
         history[name] = values[:1] + values[1:][-2 * window :]
+    for name in (HELD_OUT, HELD_OUT_LOW):
+        if values := history.get(name):
+            history[name] = values[:1] + [*values[1:], values[-1]][-2 * window :]
+
+
+def remember_evaluation(history: dict[str, list[float]], metrics: Mapping[str, float]) -> None:
+    """Put what held-out questions say now in the place of what the last iteration knew of them.
+
+    Args:
+        history: As `remember` left it, or empty before the first iteration.
+        metrics: As `training.heldout.evaluate` returned them.
+    """
+    for name, end in ((HELD_OUT, "/f1"), (HELD_OUT_LOW, "/f1/low")):
+        found = [value for key, value in metrics.items() if key.startswith("eval/") and key.endswith(end)]
+        if found:
+            history[name] = [*history.get(name, ())[:-1], fmean(found)]
 
 
 def alarms(
@@ -86,15 +110,38 @@ def _taken_over(history: Mapping[str, Sequence[float]], limits: AlarmLimits) -> 
 
 
 def _gamed(history: Mapping[str, Sequence[float]], limits: AlarmLimits) -> str | None:
-    """Return what happened when reward rose and score fell between the last two windows."""
-    changes = []
-    for name in ("rollout/reward", "rollout/score"):
-        values = list(history.get(name, ()))[-2 * limits.window :]
-        if len(values) < 2 * limits.window:
-            return None
-        before, after = values[: limits.window], values[limits.window :]
-        changes.append((sum(after) - sum(before)) / limits.window)
-    reward, score = changes
-    if reward >= limits.gap and score <= -limits.gap:
-        return f"reward {reward:+.3f} while score {score:+.3f} over {limits.window} iterations"
+    """Return what happened when what is optimised rose and F1 fell between the last two windows.
+
+    A fall counts where it is more than chance explains: on sampled questions, which change, more than two standard
+    errors of the difference; on held-out ones, which stay, a mean below the interval of the one before.
+    """
+    rise = _change(history.get(OBJECTIVE, ()), limits.window)
+    if rise is None or rise.mean < limits.gap:
+        return None
+    said = f"what is optimised {rise.mean:+.3f} over {limits.window} iterations"
+    fall = _change(history.get(F1, ()), limits.window)
+    if fall is not None and fall.mean <= -max(limits.gap, 2 * fall.error):
+        return f"{said}, while token F1 {fall.mean:+.3f}"
+    known, low = history.get(HELD_OUT, ()), history.get(HELD_OUT_LOW, ())
+    if len(known) < limits.window + 2 or len(low) != len(known):
+        return None
+    then = -2 - limits.window  # measured before the last window began
+    if known[-1] - known[then] <= -limits.gap and known[-1] < low[then]:
+        return f"{said}, while held-out token F1 {known[-1] - known[then]:+.3f}"
     return None
+
+
+@dataclass(frozen=True)
+class _Change:
+    mean: float
+    error: float
+    """Standard error of `mean`, from the spread within the windows; 0 where they have one iteration."""
+
+
+def _change(values: Sequence[float], window: int) -> _Change | None:
+    """Return how far the mean of the last window is above that of the one before; None before there are two."""
+    before, after = values[-2 * window : -window], values[-window:]
+    if len(before) < window:
+        return None
+    spread = variance(before) + variance(after) if window > 1 else 0.0
+    return _Change(fmean(after) - fmean(before), math.sqrt(spread / window))

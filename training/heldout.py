@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evaluation.metrics import token_f1
+from evaluation.statistics import interval
 from graphs.collection import collect
 from graphs.trajectory import FAILED, Trajectory
 from training.rollout import World, run_options
@@ -21,7 +22,9 @@ def evaluate(session: Session) -> dict[str, float]:
         pairs = list(zip(runs, world.dev, strict=True))
         scores = [0.0 if item.outcome in FAILED else session.gold.score(item.answer, ex.answers) for item, ex in pairs]
         found[f"eval/{world.name}/score"] = sum(scores) / len(scores)
-        found[f"eval/{world.name}/f1"] = sum(token_f1(item.answer, ex.answers) for item, ex in pairs) / len(pairs)
+        f1 = interval([token_f1(item.answer, ex.answers) for item, ex in pairs])
+        found[f"eval/{world.name}/f1"] = f1.mean
+        found[f"eval/{world.name}/f1/low"], found[f"eval/{world.name}/f1/high"] = f1.low, f1.high
         found[f"eval/{world.name}/turns"] = sum(item.turns for item in runs) / len(runs)
         found[f"eval/{world.name}/retrievals"] = sum(len(item.retrievals) for item in runs) / len(runs)
     return found

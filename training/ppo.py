@@ -27,7 +27,7 @@ from training.checkpoint import keep_healthy
 from training.clock import Clock
 from training.duals import in_force, move
 from training.ending import ends_gently
-from training.health import AlarmLimits, alarms, collapsing, remember
+from training.health import AlarmLimits, alarms, collapsing, remember, remember_evaluation
 from training.heldout import evaluate
 from training.history import add_metrics
 from training.interference import interference
@@ -74,7 +74,7 @@ def run(
     batches = ledger_batches(session)
     first = state.iteration
     if first == 0 and config.eval_every:
-        _note(session, tracked, evaluate(session), 0)
+        _note(session, tracked, _held_out(session), 0)
     status, clock = 0, clock or Clock()
     runs = len([*ranks.mine(range(config.questions))]) * config.runs if batches is None else 0
     with following(first, config.iterations, runs, shown=ranks.leads) as follow:
@@ -134,7 +134,8 @@ def iterate(
     # credit, weights, whitening
     with clock.stage("credit"):
         buffer, plain, credits = fill(rollout.buffer, rollout.scored, rollout.team, config)
-        metrics = {**rollout.metrics, **rollout_metrics(runs, rollout.rewards), **ledger_metrics(runs, recorded)}
+        metrics = rollout.metrics | rollout_metrics(runs, rollout.rewards, session.gold.f1)
+        metrics |= ledger_metrics(runs, recorded)
         metrics |= credit_metrics(plain, [reward.score for reward in rollout.team], critic=config.estimator != "loo")
     evaluates = config.eval_every > 0 and (state.iteration + 1) % config.eval_every == 0
     with clock.stage("interference"):
@@ -165,7 +166,7 @@ def iterate(
                 session.advance()
         if evaluates:
             with clock.stage("eval"):
-                metrics |= evaluate(session)
+                metrics |= _held_out(session)
     metrics |= {f"alarm/{name}": 1.0 for name in ringing} | clock.metrics()
     with clock.stage("log"):
         _note(session, tracked, metrics, number)
@@ -182,6 +183,13 @@ def _updated(session: Session, buffer: RolloutBuffer, critic_only: bool) -> Outc
     prices = in_force(config, state)
     outcome.metrics |= {"update/alpha": prices.alpha, "update/beta": prices.beta}
     return outcome
+
+
+def _held_out(session: Session) -> dict[str, float]:
+    """Evaluate, and let the alarms know."""
+    found = evaluate(session)
+    remember_evaluation(session.state.history, found)
+    return found
 
 
 def _note(session: Session, tracked: TrackedRun, metrics: dict[str, float], step: int) -> None:
@@ -206,7 +214,8 @@ def _recover(session: Session, metrics: Mapping[str, float]) -> bool:
     """Stop or roll back, as `on_alarm` says; return whether training goes on."""
     config, state = session.config, session.state
     if config.on_alarm == "stop" or state.rollbacks >= config.max_rollbacks:
-        _log.error("stopped; the last healthy adapter is in %s", session.output / "checkpoint" / "adapter")
+        healthy = session.healthy(metrics) / "adapter"
+        _log.error("stopped; the last healthy adapter is in %s; %s", healthy, _ways_on(config))
         return False
     session.roll_back(metrics)
     prices = in_force(config, session.state)
@@ -215,6 +224,15 @@ def _recover(session: Session, metrics: Mapping[str, float]) -> bool:
         session.state.version, prices.alpha, prices.beta,
     )  # fmt: skip
     return True
+
+
+def _ways_on(config: PPOConfig) -> str:
+    """Return what to do after an alarm that ended the run."""
+    back = "--on_alarm rollback goes back to it, and on with other questions at half the learning rate"
+    if config.on_alarm == "rollback":
+        back = f"--max_rollbacks allows more than {config.max_rollbacks}"
+    other = "--on_alarm continue goes on regardless; or begin anew with other options and another --output"
+    return f"the same command would stop here again: {back}; {other}"
 
 
 def train(config: PPOConfig, *, dry_run: bool = False, ranks: Ranks = ALONE) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,25 @@ PARTS = {"reward": "total", "score": "score", "turn_cost": "turn_cost", "retriev
 """Tracked name of each part of a run's reward → attribute of `TrajectoryReward`."""
 
 
-def rollout_metrics(runs: Sequence[Trajectory], rewards: Mapping[str, TrajectoryReward]) -> dict[str, float]:
+def rollout_metrics(
+    runs: Sequence[Trajectory],
+    rewards: Mapping[str, TrajectoryReward],
+    f1: Callable[[Trajectory], float | None] = lambda run: None,
+) -> dict[str, float]:
     """Describe a batch.
 
     Args:
         runs: All executions of the batch, failed ones included.
         rewards: Run id → reward parts, of those that were scored.
+        f1: Token F1 of a run's answer; None where no gold answer is known.
     """
     if not runs:
         return {}
     scored = [run for run in runs if run.run in rewards]
     answered = [run for run in runs if run.outcome not in FAILED]
     found = {"rollout/trajectories": float(len(runs)), **_rewards([rewards[run.run] for run in scored])}
+    accuracy = [value for run in scored if (value := f1(run)) is not None]
+    found |= {"rollout/f1": _mean(accuracy)} if accuracy else {}
     found |= {
         "rollout/turns": _mean(run.turns for run in runs),
         "rollout/retrievals": _mean(len(run.retrievals) for run in runs),
@@ -84,6 +91,7 @@ def _rewards(parts: Sequence[TrajectoryReward]) -> dict[str, float]:
     if not parts:
         return {}
     found = {f"rollout/{name}": _mean(getattr(part, attribute) for part in parts) for name, attribute in PARTS.items()}
+    found["rollout/objective"] = _mean(part.total + _mean(part.format.values()) for part in parts)
     return {**found, "rollout/reward_std": float(np.std([part.total for part in parts]))}
 
 

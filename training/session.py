@@ -23,6 +23,8 @@ from training.buffer import PLANNER
 from training.checkpoint import HEALTHY, State, find_checkpoint, load_checkpoint, read_state, save_checkpoint, writing
 from training.duals import ease, in_force
 from training.gold import Gold
+from training.health import WINDOWED
+from training.kept import before, forget_after, keep
 from training.players import Players, make_players
 from training.policies import PolicyStore
 from training.ppo_config import PPOConfig
@@ -76,8 +78,27 @@ class Session:
         """
         if self.ranks.size > 1:
             self.ranks.alike("the weights", self.players.fingerprint(), MACHINES)
-        policy = self.store.path(self.state.version)
-        self.ranks.first(lambda: save_checkpoint(self.output, self.players, self.optimiser, policy, self.state))
+        policy, config = self.store.path(self.state.version), self.config
+
+        def write() -> None:
+            save_checkpoint(self.output, self.players, self.optimiser, policy, self.state)
+            if config.on_alarm != "continue":
+                keep(self.output, self.state.iteration, config.alarm_window)
+
+        self.ranks.first(write)
+
+    def healthy(self, metrics: Mapping[str, float]) -> Path:
+        """Return the checkpoint to go back to: the last one, or the one from before the window of a windowed alarm.
+
+        Args:
+            metrics: Of the iteration that rang, alarms included.
+        """
+        if "alarm/topology" in metrics and (self.output / HEALTHY).is_dir():
+            return self.output / HEALTHY
+        last = find_checkpoint(self.output) or self.output
+        if not any(f"alarm/{name}" in metrics for name in WINDOWED):
+            return last
+        return before(self.output, self.state.iteration - self.config.alarm_window) or last
 
     def advance(self) -> None:
         """Give the trained adapter its next version, and keep it in the policy store.
@@ -127,8 +148,7 @@ class Session:
     def roll_back(self, metrics: Mapping[str, float] = MappingProxyType({})) -> None:
         """Return to the last healthy checkpoint, skip this iteration's questions, and halve the learning rate.
 
-        After a topology alarm, which rings when the collapse has lasted a whole window, that is the checkpoint from
-        before the window; the prices that drove the collapse are lowered too (`training.duals.ease`).
+        After a topology alarm the prices that drove the collapse are lowered too (`training.duals.ease`).
 
         Args:
             metrics: Of the iteration that rang, alarms included.
@@ -139,11 +159,11 @@ class Session:
         """
         lost, failed = self.state, in_force(self.config, self.state)
         collapsed = "alarm/topology" in metrics
-        folder = find_checkpoint(self.output) or self.output
-        if collapsed and (self.output / HEALTHY).is_dir():
-            folder = self.output / HEALTHY
+        folder = Path(self.ranks.first(lambda: str(self.healthy(metrics))))
         self.state = load_checkpoint(folder, self.players, self.optimiser)
+        restored = self.state.iteration
         self.restore(folder / "adapter")
+        self.ranks.first(lambda: forget_after(self.output, restored))
         self.state.iteration, self.state.rollbacks = lost.iteration + 1, lost.rollbacks + 1
         self.state.factor, self.state.mlflow_run = lost.factor / 2, lost.mlflow_run
         note_rollback(self.state, lost)
