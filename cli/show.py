@@ -22,7 +22,10 @@ def show(
     credit: Annotated[bool, typer.Option("--credit", help="Print the reward, and V, G, A and f of each call.")] = False,
     answers: Annotated[Path | None, typer.Option(help="File with gold answers; implies --credit.")] = None,
     critic: Annotated[
-        Path | None, typer.Option(help="Output folder of a PPO run whose critic gives V; implies --credit.")
+        Path | None,
+        typer.Option(
+            help="Output folder of a PPO run: its prices, and V by its critic or estimator; implies --credit."
+        ),
     ] = None,
     index: Annotated[Path | None, typer.Option(help="Folder of the index that titles are looked up in.")] = None,
     ledger: Annotated[Path | None, typer.Option(help="Ledger folder or file; default: JADE's own.")] = None,
@@ -36,9 +39,10 @@ def show(
 
     path = ledger or ledger_folder()
     found = find_run(path, run)
-    score = read_feedback(path, on_problem=lambda problem: None).get(found.run)
+    feedback = read_feedback(path, on_problem=lambda problem: None)
+    score = feedback.get(found.run)
     texts = decode_prompts(found, model) if prompts else {}
-    worth = credit_of(found, score, answers, critic) if credit or answers or critic else None
+    worth = credit_of(found, path, feedback, answers, critic) if credit or answers or critic else None
     if as_json:
         extra: dict[str, object] = {"prompts": texts} if prompts else {}
         if worth is not None:

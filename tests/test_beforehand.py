@@ -23,7 +23,7 @@ from training.lead import Untracked
 from training.ppo import run, train
 from training.ppo_config import PPOConfig
 from training.ppo_setup import load_model, make_gold, make_worlds, prompts_of, read_questions
-from training.session import begin
+from training.session import Session, begin
 from training.sft_config import SFTConfig
 
 __all__ = ["toy_folder"]
@@ -74,6 +74,14 @@ def test_a_corrupt_configuration_of_an_adapter_is_named(adapter: Path, tmp_path:
     assert shape_of(tmp_path / "copy") == LoraShape(4, 8, 0, ("all-linear",))
 
 
+def session_of(config: PPOConfig) -> Session:
+    """Begin a training run as the command does, without its tracking."""
+    prompts, questions = prompts_of(config), read_questions(config)
+    shared = load_model(config, prompts)
+    worlds = make_worlds(config, shared, prompts, questions)
+    return begin(config, shared, worlds, make_gold(config, questions), prompts.style)
+
+
 def test_training_a_planner_that_never_speaks_ends_with_its_first_batch(toy_folder: Path) -> None:
     message = (
         r"train='planner', but a role named 'planner' speaks nowhere in the first 4 runs \(who speaks: judge, writer"
@@ -81,10 +89,7 @@ def test_training_a_planner_that_never_speaks_ends_with_its_first_batch(toy_fold
     config = config_of(toy_folder, train="planner")
     with pytest.raises(ConfigError, match=message):
         train(config, dry_run=True)
-    prompts, questions = prompts_of(config), read_questions(config)
-    shared = load_model(config, prompts)
-    worlds = make_worlds(config, shared, prompts, questions)
-    session = begin(config, shared, worlds, make_gold(config, questions), prompts.style)
+    session = session_of(config)
     with pytest.raises(ConfigError, match=message):
         run(session, Untracked())
     assert session.state.iteration == 0 and not (toy_folder / "run" / "adapter").exists()

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from agents.errors import ConfigError
+from evaluation.dataset import Example
 from graphs.trajectory import Retrieval, Trajectory
 from tests.test_buffer import call
+from training.gold import Gold
 from training.ppo_config import PPOConfig
-from training.recorded_credit import Terms, recorded_credit
+from training.recorded_credit import Terms, baseline_of, recorded_credit
 
 SPLIT, LEFT, RIGHT, JOIN = "root/QDP", "root/0/AG", "root/1/AG", "root/AS"
 FORK = (
@@ -58,9 +60,36 @@ def test_the_defaults_are_those_of_ppo() -> None:
         (replace(RUN, outcome="crashed"), Terms(), "run r1 ended as crashed.*has no credit"),
         (replace(RUN, calls=()), Terms(), "no calls"),
         (replace(RUN, calls=FORK[:3]), Terms(), "2 calls are followed by none"),
-        (RUN, Terms(estimator="loo"), "'loo' needs a whole batch"),
+        (RUN, Terms(estimator="broadcast"), "'broadcast' needs a value of each token"),
     ],
 )
 def test_what_has_no_credit_is_refused(run: Trajectory, terms: Terms, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         recorded_credit(run, 1.0, terms)
+
+
+def test_a_leave_one_out_baseline_by_hand() -> None:
+    terms = Terms(alpha=0.3, beta=0.3, estimator="loo")
+    calls = tuple(replace(one, greedy=False) for one in FORK)
+    mine = replace(RUN, calls=calls)
+    gold = Gold([Example(id="q1", question="q", answers=("Salzburg castle",))])
+    beside = [
+        mine,
+        replace(mine, run="r2"),  # F1 2/3, R = 2/3 − 0.3·1/3 − 0.3·1/3
+        replace(mine, run="r3", answer="Linz", turns=1, retrievals=()),  # R = 0
+        replace(mine, run="r4", outcome="crashed"),
+        replace(RUN, run="r5"),  # greedy
+        replace(mine, run="r6", question="another"),
+        replace(mine, run="r7", calls=()),
+    ]
+    found = baseline_of(mine, 1.0, beside, gold, terms)
+    assert found == (pytest.approx((2 / 3 - 0.2) / 2), 2)
+    assert found == baseline_of(mine, 1.0, beside[1:], gold, terms)  # its own line is no company
+    assert baseline_of(mine, 1.0, beside[:1], gold, terms) is None
+    assert baseline_of(mine, 1.0, beside, Gold([]), terms) is None  # nobody else has a score
+    shown = recorded_credit(mine, 1.0, terms, {call.id: (found[0], 0.0) for call in calls}).calls
+    assert [item.returns for item in shown.values()] == [pytest.approx(0.8)] * 4  # R = 1 − 0.2, for every call
+    assert all(item.value == found[0] and item.advantage == item.returns - found[0] for item in shown.values())
+    assert shown[RIGHT].total == pytest.approx(0.8 - found[0] - 1.0) and shown[RIGHT].format_value == 0.0
+    with pytest.raises(ConfigError, match=r"run r2: turns=0.*no baseline to show"):
+        baseline_of(mine, 1.0, [replace(beside[1], turns=0)], gold, terms)

@@ -11,9 +11,12 @@ import pytest
 from graphs.feedback import append_feedback
 from graphs.ledger import LedgerWriter, read_ledger
 from tests.cli_toy import Run, command
+from tests.ppo_toy import graded
+from tests.test_beforehand import session_of
 from tests.test_ppo_command import config_of, toy_folder
 from tests.test_recorded_credit import JOIN, RIGHT, RUN, SPLIT
-from training.ppo import train
+from training.lead import Untracked
+from training.ppo import run as run_training
 
 __all__ = ["command", "toy_folder"]
 
@@ -74,7 +77,7 @@ def test_without_a_gold_answer_it_says_what_to_do(command: Run, ledger: Path, tm
 
 
 def test_values_of_a_trained_critic(command: Run, toy_folder: Path) -> None:
-    assert train(config_of(toy_folder, alpha=0.5, lam=0.9)) == 0
+    assert run_training(session_of(config_of(toy_folder, alpha=0.5, lam=0.9)), Untracked()) == 0
     folder = toy_folder / "run"
     run = next(run for run in read_ledger(folder / "ledger") if len(run.calls) > 1)
     shown = ("show", run.run, "--ledger", str(folder / "ledger"))
@@ -93,3 +96,30 @@ def test_values_of_a_trained_critic(command: Run, toy_folder: Path) -> None:
     append_feedback(toy_folder / "other", "r1", 1.0)
     code, _, err = command("show", "r1", "--ledger", str(toy_folder / "other"), "--critic", str(folder))
     assert code == 2 and "another model, tokenizer or prompt set" in err
+
+
+def test_a_run_trained_with_loo_has_the_baseline_of_its_question(command: Run, toy_folder: Path) -> None:
+    config = config_of(toy_folder, estimator="loo", runs=3, alpha=0.5, format_penalty=2.0, iterations=1)
+    session = session_of(config)
+    assert run_training(session, Untracked()) == 0
+    segment = toy_folder / "run" / "ledger" / "iteration-000000.jsonl"
+    runs = sorted(read_ledger(segment), key=lambda run: run.run)
+    mine = runs[0]
+    asked = [run for run in runs if run.question_id == mine.question_id]
+    assert len(asked) == 3 and len(runs) == 6
+    rewards = [graded(run.answer, ("yes",)) for run in asked]  # one turn costs nothing
+    shown = ("show", mine.run, "--ledger", str(segment.parent), "--critic", str(toy_folder / "run"))
+    code, out, err = command(*shown, "--json")
+    assert code == 0, err
+    found = json.loads(out)["credit"]
+    baseline = (rewards[1] + rewards[2]) / 2
+    assert found["terms"]["estimator"] == "loo" and found["terms"]["penalty"] == 2.0
+    assert found["remarks"] == [f"V is the mean R of the question's other 2 runs in {segment}: loo has no critic"]
+    for call in found["calls"].values():
+        assert call["value"] == pytest.approx(baseline) and call["returns"] == pytest.approx(rewards[0])
+        assert call["advantage"] == pytest.approx(rewards[0] - baseline) and call["format_value"] == 0.0
+    out = command(*shown)[1]
+    assert "loo · α 0.5 · β 0 · p 2" in out and "λ" not in out
+    LedgerWriter(toy_folder / "alone").close(mine)
+    shown = ("show", mine.run, "--ledger", str(toy_folder / "alone"), "--critic", str(toy_folder / "run"))
+    assert "no other scored run of the question" in command(*shown)[1]
