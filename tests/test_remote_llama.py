@@ -19,7 +19,7 @@ from agents.model import SharedModel
 from agents.remote import RemotePolicy
 from tests.ports import free_port
 from tests.remote_toy import _listens
-from training.parity import Gap, gap, joined
+from training.parity import BF16, Gap, gap, joined, parity_problem
 
 PYTHON = os.environ.get("JADE_LLAMA_PYTHON") or (sys.executable if importlib.util.find_spec("xllamacpp") else "")
 pytestmark = [
@@ -29,6 +29,8 @@ pytestmark = [
     ),
 ]
 QUESTIONS = ("Who wrote Dune?", "What is the capital of France?", "Why is the sky blue?", "Name a river in Egypt.")
+MEASURED = {"τ = 0": (0.046, 0.41), "τ = 0.7": (0.069, 0.92), "τ = 1": (0.070, 0.72), "M": (0.009, 0.03)}
+"""Mean |Δ| a token and largest |ΣΔ| of a call, in nats, as docs/scaling.md reports them of the wheel's own file."""
 PLANS = Constraint(choices=("<workflow>R,AG</workflow>", "<workflow>QDS</workflow>", "<workflow>QDP</workflow>"))
 
 
@@ -95,7 +97,12 @@ def test_the_mismatch_with_the_trainer_is_small_and_choices_hold(server, capsys)
         for name, items in gaps.items():
             line = f"\n{name}: mean |Δ| {joined(items).mean:.4f} nat, largest call {joined(items).total:.3f}"
             sys.stdout.write(line)
-    assert joined(item for items in gaps.values() for item in items).mean < 0.3
+    for name, items in gaps.items():
+        if "JADE_LLAMA_GGUF" in os.environ:  # the very weights: what the trainer would ask of runs that it learns from
+            assert parity_problem(items, BF16) is None, name
+        else:
+            whole = joined(items)
+            assert whole.mean < 1.5 * MEASURED[name][0] and whole.total < 2.0 * MEASURED[name][1], name
 
 
 def test_a_cancelled_request_stops_on_the_server(server):
