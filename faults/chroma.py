@@ -1,9 +1,10 @@
-"""Chroma's server: killed and started again while questions are collected, and away for good."""
+"""Chroma's server: killed and started again or stalled while questions are collected, and away or silent for good."""
 
 from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ from training.tinyworld import tiny_world
 COLLECTION = "tiny"
 SHORT = 0.5
 """Patience of a retriever that gives up, in seconds."""
+TRY = 0.3
+"""How long a search of a server that is stopped is given, in seconds: less than it is stopped for."""
 
 
 class ChromaServer:
@@ -57,6 +60,16 @@ class ChromaServer:
             self._process.kill()
             self._process.wait()
 
+    def stop(self) -> None:
+        """Stop it: it accepts connections and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def fill(self) -> None:
         """Index the passages through it."""
         rows = [{key: passage[key] for key in ("id", "title", "text")} for passage in tiny_world().passages]
@@ -65,20 +78,27 @@ class ChromaServer:
         build_index(source, collection=COLLECTION, embedder=HashEmbedder(), folder=Server("127.0.0.1", self.port))
 
 
-def searching(address: str, model: str, mode: Any, patience: float) -> tuple[Any, Retriever]:
+def searching(address: str, model: str, mode: Any, patience: float, answer: float = 10.0) -> tuple[Any, Retriever]:
     """Return the warm model, and a retriever that is open and has read what it keeps in memory."""
     retriever = ChromaRetriever(
         collection=COLLECTION, embedder=HashEmbedder(), k=TOP_K, mode=mode, folder=read_address(address),
-        cache_size=0, patience_seconds=patience,
+        cache_size=0, patience_seconds=patience, answer_seconds=answer,
     )  # fmt: skip
     retriever.warm()
     return load(model), retriever
 
 
 def run(plan: Plan) -> Iterator[Row]:
-    """Kill the server while all questions are answered over it."""
-    draw = random.Random(plan.seed)
+    """Kill and stop the server while all questions are answered over it."""
     server = ChromaServer(plan.folder / "chroma")
+    with running(server):
+        server.fill()
+        for name, scene in {**_killed(plan, server), **_stopped(plan, server)}.items():
+            yield through(plan, name, scene)
+
+
+def _killed(plan: Plan, server: ChromaServer) -> dict[str, Scene]:
+    draw = random.Random(plan.seed)
 
     def restart() -> None:
         server.kill()
@@ -95,13 +115,34 @@ def run(plan: Plan) -> Iterator[Row]:
         return 1
 
     address, again = server.address, "kill -9, started again within 0.5 s"
-    scenes = {
+    return {
         "chroma-hnsw": Scene("Chroma (hnsw)", again, searching, (address, plan.start, "hnsw", 20.0), killed),
         "chroma-exact": Scene("Chroma (exact)", again, searching, (address, plan.start, "exact", 20.0), killed),
         "chroma-away": Scene("Chroma (hnsw)", f"kill -9 in the middle, away for good; {SHORT} s of patience",
                              searching, (address, plan.start, "hnsw", SHORT), away, after=0.25),
     }  # fmt: skip
-    with running(server):
-        server.fill()
-        for name, scene in scenes.items():
-            yield through(plan, name, scene)
+
+
+def _stopped(plan: Plan, server: ChromaServer) -> dict[str, Scene]:
+    draw = random.Random(plan.seed)
+
+    def stall() -> None:
+        server.stop()
+        time.sleep(draw.uniform(0.5, 2.0))
+        server.go_on()
+
+    def stalled(process: ForkServerProcess) -> int:
+        return now_and_then(process, plan, stall)
+
+    def silent(process: ForkServerProcess) -> int:
+        server.stop()
+        process.join()
+        server.go_on()
+        return 1
+
+    address, briefly = server.address, f"stopped for 0.5 to 2 s, longer than a search is given ({TRY} s)"
+    return {
+        "chroma-stalled": Scene("Chroma (hnsw)", briefly, searching, (address, plan.start, "hnsw", 20.0, TRY), stalled),
+        "chroma-silent": Scene("Chroma (hnsw)", f"stopped in the middle, for good; {SHORT} s of patience",
+                               searching, (address, plan.start, "hnsw", SHORT, TRY), silent, after=0.25),
+    }  # fmt: skip
