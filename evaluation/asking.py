@@ -176,8 +176,14 @@ def planner_views(bench: Bench, systems: Sequence[System], sets: Sequence[Asked]
     return views
 
 
-def blocks_of(store: RecordStore, tasks: Sequence[Task]) -> list[Block]:
-    """Join the records with their questions, every system on every set; seeds of a question together."""
+def blocks_of(store: RecordStore, tasks: Sequence[Task], top_k: int) -> list[Block]:
+    """Join the records with their questions, every system on every set; seeds of a question together.
+
+    Args:
+        store: With all records.
+        tasks: As they were asked.
+        top_k: Passages a search.
+    """
     grouped: dict[tuple[str, str], list[Task]] = {}
     for task in tasks:
         grouped.setdefault((task.system.label, task.asked.name), []).append(task)
@@ -188,5 +194,5 @@ def blocks_of(store: RecordStore, tasks: Sequence[Task]) -> list[Block]:
         for example in examples:
             found = [store.get(system, name, task.digest, example.id, task.seed) for task in mine]
             records.append([record for record in found if record is not None])
-        blocks.append(Block(system, name, examples, records))
+        blocks.append(Block(system, name, examples, records, top_k))
     return blocks

@@ -24,7 +24,7 @@ from evaluation.metrics import ANSWER_METRICS, citation_precision, recall_at_k, 
 from graphs.trajectory import FAILED, Trajectory
 
 _log = logging.getLogger("jade.evaluate")
-RETRIEVAL_METRICS = ("recall", "support_f1", "support_precision", "citation_precision")
+RETRIEVAL_METRICS = ("recall_at_k", "recall_retrieved", "support_f1", "support_precision", "citation_precision")
 """Keys of what passages a run found, showed and cited; None where the gold passages are not known."""
 COSTS = ("turns", "retrievals", "calls", "prompt_tokens", "generated_tokens", "tokens", "seconds")
 """Keys of what a run cost."""
@@ -129,11 +129,13 @@ def interrupted(run: Trajectory) -> bool:
     return run.error is not None and run.error.startswith(_INTERRUPTED)
 
 
-def scores_of(record: Record, example: Example) -> dict[str, float | None]:
+def scores_of(record: Record, example: Example, top_k: int = 5) -> dict[str, float | None]:
     """Return every metric of one run; a failed one scores 0, None stands for "cannot be known".
 
-    recall: share of the gold passages among all that the run retrieved (none retrieved: 0). support_*: the passages
-    shown to the answering role against the gold ones. citation_precision: None without a citation.
+    recall_at_k: share of the gold passages among the first `top_k` distinct ones in the order retrieved, so that
+    several searches get no more places than one. recall_retrieved: among all that the run retrieved (none: 0).
+    support_*: the passages shown to the answering role against the gold ones. citation_precision: None without a
+    citation.
     """
     nothing = dict.fromkeys(ANSWER_METRICS, 0.0)
     answer = nothing if record.failed else score_answer(record.answer, example.answers)
@@ -142,7 +144,8 @@ def scores_of(record: Record, example: Example) -> dict[str, float | None]:
     shown = supporting_overlap(record.evidence, gold)
     return {
         **answer,
-        "recall": recall_at_k(found, gold, max(1, len(found))),
+        "recall_at_k": recall_at_k(found, gold, top_k),
+        "recall_retrieved": recall_at_k(found, gold, max(1, len(found))),
         "support_f1": None if shown is None else shown.f1,
         "support_precision": None if shown is None else shown.precision,
         "citation_precision": citation_precision(record.citations, gold),

@@ -82,15 +82,16 @@ def number(cell: Mapping[str, Any], digits: int = 3, bare: bool = True) -> str:
 def _means(report: Mapping[str, Any], name: str) -> str:
     k = report["conditions"].get("top_k", "k")
     head = [
-        "system", "EM", "F1", "cover-EM", "EM′", "F1′", "cover-EM′", f"recall@{k}", "passage F1", "citation P",
-        "turns", "retrievals", "calls", "prompt tokens", "generated", "model s", "failed",
+        "system", "EM", "F1", "cover-EM", "EM′", "F1′", "cover-EM′", f"recall@{k}", "recall of all retrieved",
+        "passage F1", "citation P", "turns", "retrievals", "calls", "prompt tokens", "generated", "model s", "failed",
     ]  # fmt: skip
     rows = []
     for system in report["systems"]:
         means = report["means"][system][name]
         cells = [number(means["em"]), number(means["f1"], bare=False)]
         cells += [number(means[key]) for key in ("cover_em", "em_jade", "f1_jade", "cover_em_jade")]
-        cells += [number(means["recall"]), number(means["support_f1"]), _some(means["citation_precision"])]
+        cells += [number(means[key]) for key in ("recall_at_k", "recall_retrieved", "support_f1")]
+        cells += [_some(means["citation_precision"])]
         cells += [number(means[key], 2) for key in ("turns", "retrievals", "calls")]
         cells += [number(means[key], 0) for key in ("prompt_tokens", "generated_tokens")]
         cells += [number(means["seconds"], 2), str(means["failed"])]
@@ -100,7 +101,8 @@ def _means(report: Mapping[str, Any], name: str) -> str:
     level = report["conditions"].get("level", 0.95)
     note = (
         f"{count} questions each. In brackets the {level:.0%} bootstrap interval; ′ = the JADE code's normaliser, "
-        "without it SQuAD's. Citation P is over the answers that cite (their number in brackets)."
+        f"without it SQuAD's. Recall@{k} is of the first {k} distinct passages that a run retrieved, in their order, "
+        "whatever the number of its searches. Citation P is over the answers that cite (their number in brackets)."
     )
     return f"{title}\n\n{note}\n\n{table(head, rows)}"
 

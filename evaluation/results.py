@@ -24,11 +24,13 @@ class Block:
     examples: Sequence[Example]
     records: Sequence[Sequence[Record]]
     """For each question its runs, seed by seed."""
+    top_k: int = 5
+    """The k of recall@k: passages a search."""
 
     @cached_property
     def _scores(self) -> list[list[dict[str, float | None]]]:
         pairs = zip(self.records, self.examples, strict=True)
-        return [[scores_of(record, example) for record in runs] for runs, example in pairs]
+        return [[scores_of(record, example, self.top_k) for record in runs] for runs, example in pairs]
 
     @cached_property
     def _values(self) -> dict[str, Floats]:

@@ -58,7 +58,7 @@ def ask_everything(bench: Bench, systems: Sequence[System], sets: Sequence[Asked
             _check_whole(store, tasks)
             for task in tasks:
                 warn_if_all_failed(store, task)
-        return blocks_of(store, tasks)
+        return blocks_of(store, tasks, bench.config.top_k)
 
 
 def _begin(folder: Path, held: ExitStack) -> None:

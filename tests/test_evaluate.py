@@ -101,7 +101,10 @@ def test_every_kind_of_system_runs_and_is_recorded(tmp_path: Path) -> None:
     assert by["oracle@none", "q2"]["evidence"] == ["mozart", "mayor"] and by["oracle@none", "q4"]["evidence"] == []
     means = report["means"]
     assert means["oracle@none"]["toy"]["support_f1"] == {"mean": 1.0, "n": 4}
-    assert means["AG@none"]["toy"]["recall"] == {"mean": 0.0, "n": 4} and means["AG@none"]["toy"]["turns"]["mean"] == 1
+    assert (
+        means["AG@none"]["toy"]["recall_at_k"] == {"mean": 0.0, "n": 4}
+        and means["AG@none"]["toy"]["turns"]["mean"] == 1
+    )
     ledger = tmp_path / "eval" / "ledger" / "AG-none" / "toy.jsonl"
     assert {item.run for item in read_ledger(ledger)} == {by["AG@none", item.id]["run"] for item in EXAMPLES}
 

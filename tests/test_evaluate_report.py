@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from functools import cache
 from math import comb
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from agents.errors import ConfigError
+from benchmarks.evaluating import LIMIT_SECONDS, synthetic
 from evaluation.dataset import Example
 from evaluation.figures import cost_figure, pareto, validity_figure, workflow_figure
 from evaluation.macro import macro_compare, macro_interval
@@ -41,7 +43,7 @@ def test_scores_of_one_run_by_hand() -> None:
     )  # fmt: skip
     scores = scores_of(facts, GOLD)
     assert scores["em"] == 0.0 and scores["f1"] == pytest.approx(2 / 3) and scores["cover_em"] == 0.0
-    assert scores["recall"] == 0.5, "p1 of p1 and p2, in either search"
+    assert scores["recall_retrieved"] == scores["recall_at_k"] == 0.5, "p1 of p1 and p2, in either search"
     assert scores["support_precision"] == pytest.approx(1 / 3) and scores["support_f1"] == pytest.approx(0.4)
     assert scores["citation_precision"] == 0.5
     costs = {key: scores[key] for key in ("turns", "retrievals", "calls", "tokens", "seconds")}
@@ -50,12 +52,29 @@ def test_scores_of_one_run_by_hand() -> None:
 
 def test_what_cannot_be_known_is_none_and_a_failure_scores_zero() -> None:
     nothing = scores_of(record(answer="Paris, France"), GOLD)
-    assert nothing["em"] == 1.0 and nothing["recall"] == 0.0 and nothing["support_f1"] == 0.0
+    assert (
+        nothing["em"] == 1.0
+        and nothing["recall_at_k"] == nothing["recall_retrieved"] == 0.0
+        and nothing["support_f1"] == 0.0
+    )
     assert nothing["citation_precision"] is None, "no citation: no precision"
     unknown = scores_of(record(retrieved=[["p1"]]), replace(GOLD, supporting=()))
-    assert [unknown[key] for key in ("recall", "support_f1", "citation_precision")] == [None, None, None]
+    keys = ("recall_at_k", "recall_retrieved", "support_f1", "citation_precision")
+    assert [unknown[key] for key in keys] == [None] * 4
     failed = scores_of(record(answer="Paris, France", outcome="crashed"), GOLD)
     assert failed["em"] == failed["f1_jade"] == 0.0
+
+
+def test_several_searches_get_no_more_places_in_recall_at_k_than_one() -> None:
+    # distinct, in order: p9 p8 p1 p7 p2; of the gold p1 and p2 the first three hold one
+    facts = record(retrieved=[["p9", "p8", "p1"], ["p8", "p7", "p9"], ["p2", "p1"]])
+    for k, expected in ((2, 0.0), (3, 0.5), (4, 0.5), (5, 1.0), (9, 1.0)):
+        assert (
+            scores_of(facts, GOLD, k)["recall_at_k"] == expected
+            and scores_of(facts, GOLD, k)["recall_retrieved"] == 1.0
+        )
+    block = Block("A", "toy", [GOLD], [[facts]], top_k=3)
+    assert (block.values("recall_at_k").item(), block.values("recall_retrieved").item()) == (0.5, 1.0)
 
 
 def test_macro_mean_weighs_sets_equally() -> None:
@@ -119,8 +138,8 @@ def test_means_comparisons_and_breakdowns_by_hand() -> None:
     one = found["means"]["A"]["one"]
     assert one["f1"]["mean"] == pytest.approx((1 + 2 / 3) / 4) and one["em"]["mean"] == 0.25 and one["f1"]["n"] == 4
     assert found["means"]["A"][MACRO]["em"]["mean"] == pytest.approx((0.25 + 1) / 2)
-    assert found["means"]["A"]["two"]["recall"] == {"mean": None, "n": 0}
-    assert found["means"]["A"][MACRO]["recall"] == {"mean": 0.0, "n": 4}
+    assert found["means"]["A"]["two"]["recall_at_k"] == {"mean": None, "n": 0}
+    assert found["means"]["A"][MACRO]["recall_retrieved"] == {"mean": 0.0, "n": 4}
     assert found["means"]["B"]["one"]["failed"] == 1 and found["means"]["B"]["one"]["em"]["mean"] == 0.75
     rows = {row["set"]: row for row in found["comparisons"] if row["metric"] == "em"}
     assert rows["one"]["difference"] == 0.5 and rows["two"]["difference"] == 0.0 and rows[MACRO]["difference"] == 0.25
@@ -155,6 +174,7 @@ def test_runs_of_several_seeds_count_once_a_question() -> None:
 
 def test_the_report_reads_as_markdown() -> None:
     text = render(report())
+    assert "| recall@5 | recall of all retrieved | passage F1 |" in text
     assert "| `A` | 0.250 | 0.417 [" in text and "## one" in text and "PromptError: too \\| long" in text
     assert "Against the baseline" in text and "| one | em | `B` 0.750 | 0.250 | +0.500 [" in text
     lines = summary(report()).splitlines()
@@ -200,6 +220,14 @@ def test_records_survive_odd_texts_and_foreign_lines(tmp_path: Path) -> None:
         file.write('{"not": "a record"}\n')
     with pytest.raises(ConfigError, match="line 3 is no record"):
         RecordStore(tmp_path)
+
+
+def test_ten_thousand_questions_are_scored_compared_and_shown_in_time() -> None:
+    made = [synthetic("A", 0.5, 10_000), synthetic("B", 0.52, 10_000)]
+    started = time.process_time()
+    text = render(build_report(made, "A", Sampling(), {"top_k": 5, "level": 0.95}))
+    assert time.process_time() - started < LIMIT_SECONDS
+    assert "10000 questions each" in text
 
 
 def test_drawing_counts_of_values_is_drawing_questions() -> None:

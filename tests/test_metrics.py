@@ -1,7 +1,6 @@
 """Answer, retrieval and citation metrics against numbers worked out by hand."""
 
 import doctest
-import time
 
 import numpy as np
 import pytest
@@ -138,10 +137,3 @@ def test_no_text_breaks_a_metric(guess: str, gold: str) -> None:
     if gold.strip():
         assert all(0.0 <= value <= 1.0 for value in score_answer(guess, gold).values())
         assert exact_match(gold, gold) == 1.0
-
-
-def test_ten_thousand_answers_in_time() -> None:
-    started = time.process_time()
-    for number in range(10_000):
-        score_answer(f"the answer is number {number}, I think", [f"number {number}", f"No. {number}", "none of them"])
-    assert time.process_time() - started < 8
