@@ -1,9 +1,9 @@
 """The file formats that question answering data comes in, told apart by content, not by name.
 
-Ours and any JSON Lines of {question, answers}; FlashRAG's JSON Lines (`golden_answers`); official HotpotQA
-and 2WikiMultiHopQA JSON (a list with `_id`, `answer`, `supporting_facts`); the official MuSiQue JSON Lines
-(`question_decomposition`, `answer_aliases`); SQuAD's nested JSON; each may be gzipped. A row that cannot be
-used comes out as a reason beside its place in the file; what follows is decided in `evaluation.dataset`.
+Ours and any JSON Lines of {question, answers}; FlashRAG's JSON Lines (`golden_answers`); official HotpotQA and
+2WikiMultiHopQA JSON (a list with `_id`, `answer`, `supporting_facts`), also in the hub's shape; the official MuSiQue
+JSON Lines (`question_decomposition`, `answer_aliases`); SQuAD's nested JSON; each may be gzipped. What cannot be used
+comes out as a reason beside its place in the file; what follows is decided in `evaluation.dataset`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,35 +87,39 @@ def _elements(whole: list[Any] | dict[str, Any]) -> Iterator[tuple[str, Row | st
         for number, value in enumerate(whole, start=1):
             yield f"row {number}", _object(value)
     elif isinstance(whole.get("data"), list):
-        yield from _squad(whole["data"])
+        yield from _squad(whole)
     else:
         yield "line 1", _object(whole)
 
 
-def _squad(articles: list[Any]) -> Iterator[tuple[str, Row | str]]:
-    for a, article in enumerate(articles):
-        for p, paragraph in enumerate(_items(article, "paragraphs")):
-            for q, item in enumerate(_items(paragraph, "qas")):
-                place = f"data[{a}].paragraphs[{p}].qas[{q}]"
-                if not isinstance(item, dict):
-                    yield place, _object(item)
-                    continue
-                texts = [gold.get("text") for gold in _items(item, "answers") if isinstance(gold, dict)]
-                yield (
-                    place,
-                    {
-                        "id": item.get("id"),
-                        "question": item.get("question"),
-                        "answers": list(dict.fromkeys(texts)),
-                        "type": "single",
-                        "origin": "squad",
-                    },
-                )
+def _squad(whole: Row) -> Iterator[tuple[str, Row | str]]:
+    level: Iterator[tuple[str, Row | str]] = iter([("", whole)])
+    for key in ("data", "paragraphs", "qas"):
+        level = _opened(level, key)
+    for place, item in level:
+        yield place, item if isinstance(item, str) else _squad_row(item)
 
 
-def _items(value: Any, key: str) -> list[Any]:
-    found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else []
+def _opened(level: Iterator[tuple[str, Row | str]], key: str) -> Iterator[tuple[str, Row | str]]:
+    """Yield what each object holds in its list under a key; what is no object, or holds no list, as a reason."""
+    for place, item in level:
+        found = item if isinstance(item, str) else item.get(key)
+        if isinstance(found, list):
+            for number, part in enumerate(found):
+                yield f"{place}.{key}[{number}]".lstrip("."), _object(part)
+        else:
+            yield place, item if isinstance(item, str) else f"'{key}' is {found!r:.60}, and must be a list"
+
+
+def _squad_row(item: Row) -> Row | str:
+    golds = item.get("answers", [])
+    odd = [gold for gold in golds if not isinstance(gold, dict)] if isinstance(golds, list) else [golds]
+    if odd:
+        return f"a gold answer is {odd[0]!r:.60}, and must be an object with 'text', in a list"
+    texts = [gold.get("text") for gold in golds]
+    return {
+        "id": item.get("id"), "question": item.get("question"), "answers": texts, "type": "single", "origin": "squad",
+    }  # fmt: skip
 
 
 def fields_of(row: Row) -> dict[str, Any]:
@@ -159,13 +164,11 @@ def _plain(row: Row) -> dict[str, Any]:
 def _flashrag(row: Row) -> dict[str, Any]:
     metadata = row.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    facts = metadata.get("supporting_facts")
-    titles = facts.get("title") if isinstance(facts, dict) else _first_of_each(facts)
     return {
         "id": row.get("id"),
         "answers": _golds(row["golden_answers"]),
         "type": str(metadata.get("type") or ""),
-        "supporting": _texts(titles, "supporting_facts"),
+        "supporting": _titles(metadata.get("supporting_facts")),
         "origin": "flashrag",
     }
 
@@ -175,7 +178,7 @@ def _hotpot(row: Row) -> dict[str, Any]:
         "id": row.get("_id", row.get("id")),
         "answers": _golds(row.get("answer")),
         "type": str(row.get("type") or ""),
-        "supporting": _texts(_first_of_each(row.get("supporting_facts")), "supporting_facts"),
+        "supporting": _titles(row.get("supporting_facts")),
         "origin": "official",
     }
 
@@ -201,11 +204,13 @@ def _musique(row: Row) -> dict[str, Any]:
     }
 
 
-def _first_of_each(pairs: Any) -> list[Any] | None:
-    """Return the titles of official `supporting_facts`: a list of [title, sentence]."""
-    if not isinstance(pairs, list):
-        return None
-    return [pair[0] if isinstance(pair, list) and pair else pair for pair in pairs]
+def _titles(facts: Any) -> tuple[str, ...]:
+    """Return the titles of `supporting_facts`: a list of [title, sentence], or {"title": […], …} as on the hub."""
+    if isinstance(facts, dict):
+        facts = facts.get("title", facts)
+    elif isinstance(facts, list):
+        facts = [pair[0] if isinstance(pair, list) and pair else pair for pair in facts]
+    return _texts(facts, "supporting_facts")
 
 
 def _golds(value: Any) -> tuple[str, ...]:
@@ -215,7 +220,7 @@ def _golds(value: Any) -> tuple[str, ...]:
     for item in values:
         if isinstance(item, bool):
             texts.append("yes" if item else "no")
-        elif isinstance(item, str | int | float):
+        elif isinstance(item, str | int) or (isinstance(item, float) and math.isfinite(item)):
             texts.append(str(item).strip())
         elif item is not None:
             raise ValueError(f"a gold answer is {item!r:.60}, and must be text")
