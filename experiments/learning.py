@@ -68,6 +68,9 @@ class Measure:
     """Share of questions whose plan is a single round."""
     scores: tuple[float, ...] = ()
     """Greedy F1 of each held-out question."""
+    turns_by_question: tuple[float, ...] = ()
+    """Greedy, as `scores`; empty in rows that were written before it was kept, and so is the next."""
+    retrievals_by_question: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
     """Return the options of the proof; format penalty 0, so that only outcomes teach."""
     fields: dict[str, Any] = {
         "output": str(folder), "iterations": 12, "questions": 32, "runs": 4, "in_flight": 128, "rank": 16,
-        "temperature": 1.0, "estimator": "tree_gae", "schedule": "constant", "warmup": 0,
+        "temperature": 1.0, "max_depth": 1, "estimator": "tree_gae", "schedule": "constant", "warmup": 0,
         "lora_alpha": 32, "first_layer": 0, "lr": 7e-4, "critic_lr": 5e-3, "critic_warmup": 1, "epochs": 2,
         "minibatches": 4, "token_budget": 8192, "kl": 0.005, "entropy": 0.02, "target_kl": 0.2, "format_penalty": 0.0,
         "lam": 0.95, "max_retrievals": None, "max_turns": None, "top_k": 3, "eval_every": 0, "traces": 0,
@@ -107,16 +110,21 @@ def measure(session: Session, world: tinyworld.World) -> Measure:
     greedy, sampled = (_held_out(session, temperature) for temperature in (0.0, 1.0))
     f1 = [[token_f1(run.answer, item.answers) for run, item in zip(runs, world.dev, strict=True)]
           for runs in (greedy, sampled)]  # fmt: skip
+    turns, retrievals = (
+        tuple(map(float, costs)) for costs in ([run.turns for run in greedy], [len(run.retrievals) for run in greedy])
+    )
     lost = [[regret(world, run.question, run.workflow or {"plan": "AG"}) for run in runs] for runs in (greedy, sampled)]
     return Measure(
         f1=mean(f1[0]),
         regret=mean(lost[0]),
         sampled_f1=mean(f1[1]),
         sampled_regret=mean(lost[1]),
-        turns=mean([run.turns for run in greedy]),
-        retrievals=mean([len(run.retrievals) for run in greedy]),
+        turns=mean(turns),
+        retrievals=mean(retrievals),
         single=mean([_single_round(run) for run in greedy]),
         scores=tuple(f1[0]),
+        turns_by_question=turns,
+        retrievals_by_question=retrievals,
     )
 
 
@@ -194,7 +202,10 @@ def _alone(job: tuple[Start, Path, dict[str, Any]]) -> Learned:
 def learned(row: Row) -> Learned:
     """Return what a row of results holds."""
     known = {name: row[name] for name in Learned.__dataclass_fields__}
-    before, after = (Measure(**{**row[name], "scores": tuple(row[name]["scores"])}) for name in ("before", "after"))
+    before, after = (
+        Measure(**{key: tuple(value) if isinstance(value, list) else value for key, value in row[name].items()})
+        for name in ("before", "after")
+    )
     curve = tuple((int(step), dict(metrics)) for step, metrics in row["curve"])
     return Learned(**{**known, "before": before, "after": after, "rewards": tuple(row["rewards"]), "curve": curve})
 

@@ -3,7 +3,8 @@
     python -m experiments.penalties --seeds 3
 
 Arms pay α for turns, β for retrievals, or both, at several prices. The adaptive controller (`training.duals`) is then
-given, instead of its prices, the costs that each arm with both prices reached, seed by seed, and the two are compared.
+given, instead of its prices, the costs that each arm with both prices reached, seed by seed, and the two are compared:
+in F1, and in what they cost on the same questions.
 The figure shows held-out F1 against retrievals.
 """
 
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.figures import pareto
 from evaluation.report_markdown import table
-from evaluation.statistics import compare, interval
+from evaluation.statistics import Comparison, compare, corrected, interval
 from experiments.arms import Arm, Row, seeded
 from experiments.conduct import Experiment
-from experiments.learning import learned, mean, tiny_experiment
+from experiments.learning import Learned, learned, mean, tiny_experiment
 from experiments.shown import COLUMNS, collapsed, groups, of_measure, scores, tables
 
 if TYPE_CHECKING:
@@ -64,20 +65,51 @@ def show(rows: Sequence[Row]) -> str:
 
 
 def against(rows: Sequence[Row]) -> str:
-    """Return a Markdown table of each controller against the arm whose costs it holds; empty without controllers."""
-    found, lines = groups(rows), []
-    for name, mine in found.items():
-        other = found.get(f"{BOTH}{name.removeprefix(CONTROLLER)}")
-        if not name.startswith(CONTROLLER) or other is None:
-            continue
-        item = compare(scores(mine), scores(other))
-        costs = [
-            " against ".join(of_measure(cost)(group) for group in (mine, other)) for cost in ("turns", "retrievals")
-        ]
-        span = f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]"
-        lines.append([name, span, f"{item.detectable:.3f}", f"{item.p:.3f}", item.verdict, *costs])
-    head = ["controller − fixed prices", "ΔF1 (95 %)", "detectable", "p", "verdict", "turns", "retrievals"]
+    """Return a Markdown table of each controller against the arm whose costs it holds; empty without controllers.
+
+    F1, turns and retrievals are paired by question, each corrected by Holm over the controllers. Rows without costs by
+    question show the means of both alone.
+    """
+    found = groups(rows)
+    pairs = {
+        name: (mine, other)
+        for name, mine in found.items()
+        if name.startswith(CONTROLLER) and (other := found.get(f"{BOTH}{name.removeprefix(CONTROLLER)}")) is not None
+    }
+    f1 = corrected([compare(scores(mine), scores(other)) for mine, other in pairs.values()])
+    turns, retrievals = (cost_cells(cost, list(pairs.values())) for cost in ("turns", "retrievals"))
+    lines = [
+        [name, _span(item, 3), f"{item.detectable:.3f}", f"{item.p_corrected:.3f}", item.verdict, *costs]
+        for name, item, *costs in zip(pairs, f1, turns, retrievals, strict=True)
+    ]
+    head = ["controller − fixed prices", "ΔF1 (95 %)", "detectable", "p (Holm)", "verdict", "turns", "retrievals"]
     return table(head, lines) if lines else ""
+
+
+def cost_cells(cost: str, pairs: Sequence[tuple[Sequence[Learned], Sequence[Learned]]]) -> list[str]:
+    """Return for each pair of arms both mean costs and, where they are known by question, the paired difference.
+
+    Args:
+        cost: "turns" or "retrievals".
+        pairs: All seeds of a controller, and of the arm whose costs it holds.
+    """
+    means = [" against ".join(of_measure(cost)(group) for group in pair) for pair in pairs]
+    known = [place for place, pair in enumerate(pairs) if all(_by_question(cost, group) for group in pair)]
+    items = corrected([compare(*(_by_question(cost, group) for group in pairs[place])) for place in known])
+    words = {1: "more", -1: "fewer", 0: "not resolved"}
+    for place, item in zip(known, items, strict=True):
+        means[place] += f": {_span(item, 2)}, p {item.p_corrected:.3f}, {words[item.sign]}"
+    return means
+
+
+def _by_question(cost: str, group: Sequence[Learned]) -> list[tuple[float, ...]]:
+    """Return a cost as (seeds, held-out questions); empty where a seed's row does not hold it."""
+    found = [getattr(item.after, f"{cost}_by_question") for item in group]
+    return found if all(found) else []
+
+
+def _span(item: Comparison, digits: int) -> str:
+    return f"{item.difference:+.{digits}f} [{item.low:+.{digits}f}, {item.high:+.{digits}f}]"
 
 
 def figures(rows: Sequence[Row]) -> Mapping[str, Figure]:

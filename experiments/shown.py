@@ -24,10 +24,32 @@ def scores(group: Sequence[Learned]) -> list[tuple[float, ...]]:
     return [item.after.scores for item in group]
 
 
+def gains(group: Sequence[Learned]) -> list[list[float]]:
+    """Return the change in greedy F1 by training as (seeds, held-out questions)."""
+    return [
+        [after - start for start, after in zip(item.before.scores, item.after.scores, strict=True)] for item in group
+    ]
+
+
 def f1(group: Sequence[Learned]) -> str:
     """Show greedy F1 with its 95 % interval over questions, each averaged over seeds."""
     found = interval(scores(group))
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def before(group: Sequence[Learned]) -> str:
+    """Show greedy F1 of the warm start that the arm began with."""
+    return f"{mean([item.before.f1 for item in group]):.3f}"
+
+
+def over_seeds(group: Sequence[Learned]) -> str:
+    """Show the lowest and the highest F1 of a training run, which the interval over questions knows nothing of."""
+    return spread([item.after.f1 for item in group], "{:.3f}")
+
+
+def spread(values: Sequence[float], shown: str) -> str:
+    """Show the least and the greatest of at least two numbers; one alone has no spread."""
+    return f"{shown.format(min(values))} to {shown.format(max(values))}" if len(values) > 1 else ""
 
 
 def of_measure(name: str, digits: int = 2) -> Column:
@@ -47,8 +69,9 @@ def seeds(group: Sequence[Learned]) -> str:
 
 
 COLUMNS: Mapping[str, Column] = {
-    "seeds": seeds, "F1 (95 %)": f1, "F1 at τ = 1": of_measure("sampled_f1", 3), "regret": of_measure("regret", 3),
-    "turns": of_measure("turns"), "retrievals": of_measure("retrievals"),
+    "seeds": seeds, "F1 before": before, "F1 (95 %)": f1, "F1 over seeds": over_seeds,
+    "F1 at τ = 1": of_measure("sampled_f1", 3), "regret": of_measure("regret", 3), "turns": of_measure("turns"),
+    "retrievals": of_measure("retrievals"),
 }  # fmt: skip
 """What every experiment shows."""
 
@@ -68,24 +91,39 @@ def arm_table(rows: Sequence[Row], columns: Mapping[str, Column] = COLUMNS) -> s
 def comparison_table(rows: Sequence[Row], baseline: str) -> str:
     """Return a Markdown table of every arm's F1 against a baseline's, paired by question; Holm-corrected.
 
-    Empty where the baseline has no row, or nothing is to be compared.
+    Where arms began from different warm starts their gains are compared (F1 after − before), since the better start
+    alone would win. Empty where the baseline has no row, or nothing is to be compared.
     """
     found = groups(rows)
     if baseline not in found or len(found) < 2:
         return ""
-    compared = compare_all({name: scores(mine) for name, mine in found.items()}, baseline)
+    apart = len({item.before.scores for mine in found.values() for item in mine}) > 1
+    compared = compare_all({name: (gains if apart else scores)(mine) for name, mine in found.items()}, baseline)
     lines = [
         [
             name,
             f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]",
+            by_seed(found[name], found[baseline], apart),
             f"{item.detectable:.3f}",
             f"{item.p_corrected:.3f}",
             item.verdict,
         ]
         for name, item in compared.items()
     ]
-    head = [f"arm against {baseline}", "ΔF1 (95 %)", "detectable", "p (Holm)", "verdict"]
-    return table(head, lines)
+    what = "Δgain in F1" if apart else "ΔF1"
+    head = [f"arm against {baseline}", f"{what} (95 %)", "over seeds", "detectable", "p (Holm)", "verdict"]
+    note = "Not all arms begin from the same warm start, so it is their gains that are compared: F1 after − before."
+    return "\n\n".join([note, table(head, lines)] if apart else [table(head, lines)])
+
+
+def by_seed(mine: Sequence[Learned], other: Sequence[Learned], apart: bool) -> str:
+    """Show the least and the greatest difference in F1 (or, of arms that began apart, in its gain) of one seed."""
+    theirs = {item.seed: _reached(item, apart) for item in other}
+    return spread([_reached(item, apart) - theirs[item.seed] for item in mine if item.seed in theirs], "{:+.3f}")
+
+
+def _reached(item: Learned, apart: bool) -> float:
+    return item.after.f1 - item.before.f1 if apart else item.after.f1
 
 
 def arm_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:

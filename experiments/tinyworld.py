@@ -22,7 +22,7 @@ from evaluation.statistics import interval
 from experiments.arms import Row, seeded
 from experiments.conduct import Experiment
 from experiments.learning import Learned, learn_all, learned, mean, tiny_experiment
-from experiments.shown import arm_figures, comparison_table
+from experiments.shown import arm_figures, comparison_table, gains, spread
 
 __all__ = ["Learned", "gains", "learn_all", "table", "tinyworld"]
 
@@ -82,8 +82,8 @@ def _names(option: str, text: str | None, allowed: Sequence[str], everything: bo
 def table(results: Sequence[Learned]) -> str:
     """Return a Markdown table; intervals are over held-out questions, each averaged over seeds."""
     lines = [
-        "| estimator | train | seeds | F1 before | F1 after | gain (95 %) | F1 at τ = 1 | regret |",
-        "|---|---|---|---|---|---|---|---|",
+        "| estimator | train | seeds | F1 before | F1 after | gain (95 %) | gain over seeds | F1 at τ = 1 | regret |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((item.estimator, item.train, item.control) for item in results):
         mine = [item for item in results if (item.estimator, item.train, item.control) == key]
@@ -95,17 +95,10 @@ def table(results: Sequence[Learned]) -> str:
         first, last = f1.split(" → ")
         name = f"{key[0]}, R permuted" if key[2] else key[0]
         shown = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        lines.append(f"| {name} | {key[1]} | {len(mine)} | {first} | {last} | {shown} | {sampled} | {lost} |")
+        apart = spread([item.after.f1 - item.before.f1 for item in mine], "{:+.3f}")
+        cells = [name, key[1], str(len(mine)), first, last, shown, apart, sampled, lost]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def gains(results: Sequence[Learned]) -> list[float]:
-    """Return the change in greedy F1 of each held-out question, averaged over training runs."""
-    changes = [
-        [after - before for before, after in zip(item.before.scores, item.after.scores, strict=True)]
-        for item in results
-    ]
-    return [mean(column) for column in zip(*changes, strict=True)]
 
 
 def _mean(items: Sequence[Learned], name: str, when: str) -> float:

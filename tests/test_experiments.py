@@ -1,6 +1,6 @@
 """The arms, tables and figures of the tiny world's experiments, on rows made by hand; no training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from experiments import tinyworld as tiny
 from experiments.arms import Arm, Results, Row
 from experiments.credit import credit
 from experiments.learning import Learned, Measure, all_options, learned, tiny_options
-from experiments.penalties import controllers, figures, penalties, show
+from experiments.penalties import against, controllers, figures, penalties, show
 from experiments.sensitivity import sensitivity
 from experiments.shown import arm_figures, arm_table, comparison_table
 from experiments.tinyworld import tinyworld
@@ -24,15 +24,24 @@ def measured(f1: float, retrievals: float, single: float) -> Measure:
     return Measure(f1, 0.1, f1, 0.1, turns=1 + retrievals / 2, retrievals=retrievals, single=single, scores=scores)
 
 
-def row(results: Results, arm: Arm, f1: float, retrievals: float, single: float = 0.5) -> Row:
+def costing(measure: Measure, turns: float, retrievals: float) -> Measure:
+    """Return a measure whose ten questions each cost about so much, ±0.1 in turn."""
+    costs = {"turns": turns, "retrievals": retrievals}
+    by_question = {f"{name}_by_question": (cost - 0.1, cost + 0.1) * 5 for name, cost in costs.items()}
+    return replace(measure, turns=turns, retrievals=retrievals, **by_question)  # type: ignore[arg-type]
+
+
+def row(
+    results: Results, arm: Arm, f1: float, retrievals: float, single: float = 0.5, began: float = 0.3, **changes: Any
+) -> Row:
     """Write the row of an arm whose last four iterations cost 9, 1, 2, 3 turns and 9, 0, 1, 2 retrievals."""
     curve = tuple(
         (step, {"rollout/charged_turns": float(turns), "rollout/charged_retrievals": max(0.0, turns - 1.0)})
         for step, turns in enumerate((9, 1, 2, 3), 1)
     )
     estimator, control = str(arm.options.get("estimator", "tree_gae")), bool(arm.options.get("control", False))
-    run = Learned(estimator, "all", control, arm.seed, measured(0.3, 1.0, 0.5), measured(f1, retrievals, single), 1.0,
-                  (0.1, 0.2), curve)  # fmt: skip
+    after = changes.get("after", measured(f1, retrievals, single))
+    run = Learned(estimator, "all", control, arm.seed, measured(began, 1.0, 0.5), after, 1.0, (0.1, 0.2), curve)
     return results.add(arm, asdict(run))
 
 
@@ -40,6 +49,16 @@ def test_a_row_reads_back_as_what_was_learned(tmp_path: Path) -> None:
     found = learned(row(Results(tmp_path / "r.jsonl"), Arm("a", 3), 0.6, 1.5))
     assert found.after == measured(0.6, 1.5, 0.5) and found.seed == 3 and found.rewards == (0.1, 0.2)
     assert found.curve[1] == (2, {"rollout/charged_turns": 1.0, "rollout/charged_retrievals": 0.0})
+
+
+def test_rows_that_were_written_before_costs_were_kept_by_question_still_read(tmp_path: Path) -> None:
+    after = costing(measured(0.6, 1.5, 0.5), 2.0, 1.5)
+    found = row(Results(tmp_path / "r.jsonl"), Arm("a", 3), 0.6, 1.5, after=after)
+    assert learned(found).after == after and after.turns_by_question[:2] == (1.9, 2.1)
+    for name in ("before", "after"):
+        for cost in ("turns", "retrievals"):
+            del found[name][f"{cost}_by_question"]
+    assert learned(found).after.turns == 2.0 and learned(found).after.turns_by_question == ()
 
 
 @pytest.mark.parametrize(("make", "count"), [(penalties, 10), (credit, 16), (sensitivity, 11), (tinyworld, 2)])
@@ -88,21 +107,59 @@ def test_the_penalty_tables_and_figure(tmp_path: Path) -> None:
     (arm, _) = controllers(rows)
     rows.append(row(results, arm, 0.7, 1.0, 0.5))
     shown = show(rows)
-    assert "| both 1 | 1 | 0.300 [" in shown and "1.00 | 1 of 1 |" in shown  # it collapsed
-    assert "| both 0.1 | 1 | 0.500 [" in shown and "0.60 |  |" in shown
+    assert "| both 1 | 1 | 0.300 | 0.300 [" in shown and "1.00 | 1 of 1 |" in shown  # it collapsed
+    assert "| both 0.1 | 1 | 0.300 | 0.500 [" in shown and "0.60 |  |" in shown
     assert "| both 0.1 | -0.300 [" in shown  # against no price: 0.5 − 0.8
     assert "| controller at the cost of both 0.1 | +0.200 [" in shown  # 0.7 − 0.5
-    assert "1.50 against 1.50 | 1.00 against 1.00 |" in shown
+    assert "| 1.50 against 1.50 | 1.00 against 1.00 |" in shown, "costs by question are not known of these rows"
     (figure,) = figures(rows).values()
     (axes,) = figure.axes
     front = axes.lines[-1]
     assert list(front.get_xdata()) == [0.5, 1.0, 2.0] and list(front.get_ydata()) == pytest.approx([0.3, 0.7, 0.8])
 
 
+def test_a_controllers_costs_are_paired_by_question_and_corrected_over_the_controllers(tmp_path: Path) -> None:
+    results, arms = Results(tmp_path / "r.jsonl"), {arm.name: arm for arm in penalties(1, 4).arms}
+    after = costing(measured(0.5, 1.0, 0.6), 1.5, 1.0)
+    rows = [row(results, arms[f"both {price}"], 0.5, 1.0, after=after) for price in ("0.1", "0.3", "1")]
+    held = [costing(measured(0.7, 1.0, 0.5), turns, 1.0) for turns in (2.0, 1.5, 1.0)]
+    rows += [row(results, arm, 0.7, 1.0, after=mine) for arm, mine in zip(controllers(rows), held, strict=True)]
+    lines = [line for line in against(rows).splitlines() if line.startswith("| controller at")]
+    # 10 questions cost 0.5 more: p = 2/1024, times 3 for the first of three, times 2 for the second
+    assert "| 2.00 against 1.50: +0.50 [+0.50, +0.50], p 0.006, more | 1.00 against 1.00: +0.00 [" in lines[0]
+    assert "1.50 against 1.50: +0.00 [+0.00, +0.00], p 1.000, not resolved |" in lines[1]
+    assert "1.00 against 1.50: -0.50 [-0.50, -0.50], p 0.006, fewer |" in lines[2]
+    # F1: 2 of 10 questions differ, p = 0.5 alone and 1 among three
+    assert all("| +0.200 [" in line and "| 1.000 | not resolved |" in line for line in lines)
+
+
+def test_arms_that_began_apart_are_compared_by_their_gains(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.jsonl")
+    rows = [row(results, Arm("role", 0), 0.6, 1.0), row(results, Arm("full", 0), 0.7, 1.0, began=0.6)]
+    shown = comparison_table(rows, "role")
+    assert "| full | -0.200 [" in shown and "Δgain in F1" in shown  # 0.7 − 0.6 against 0.6 − 0.3
+    assert shown.startswith("Not all arms begin from the same warm start")
+    assert "| full | 1 | 0.600 | 0.700 [" in arm_table(rows) and "| arm | seeds | F1 before |" in arm_table(rows)
+    alike = comparison_table([rows[0], row(results, Arm("other", 0), 0.7, 1.0)], "role")
+    assert "| other | +0.100 [" in alike and "gain in F1" not in alike
+
+
+def test_the_spread_over_seeds_stands_beside_the_interval_over_questions(tmp_path: Path) -> None:
+    results = Results(tmp_path / "r.jsonl")
+    rows = [row(results, Arm("a", seed), f1, 1.0) for seed, f1 in ((0, 0.5), (1, 0.5), (2, 0.9))]
+    rows += [row(results, Arm("b", seed), f1, 1.0) for seed, f1 in ((0, 0.4), (1, 0.6))]
+    rows.append(row(results, Arm("c", 0), 0.7, 1.0))
+    shown = arm_table(rows)
+    assert "] | 0.400 to 0.600 |" in shown and "] | 0.500 to 0.900 |" in shown
+    (alone,) = (line for line in shown.splitlines() if line.startswith("| c |"))
+    assert "] |  | 0.700 |" in alone, "one seed has no spread"
+    assert "] | -0.100 to +0.100 |" in comparison_table(rows, "a"), "seed by seed: 0.4 − 0.5 and 0.6 − 0.5"
+
+
 def test_tables_average_over_seeds_and_leave_out_what_cannot_be_compared(tmp_path: Path) -> None:
     results = Results(tmp_path / "r.jsonl")
     rows = [row(results, Arm("a", seed), f1, 1.0) for seed, f1 in ((0, 0.4), (1, 0.6))]
-    assert "| a | 2 | 0.500 [" in arm_table(rows)
+    assert "| a | 2 | 0.300 | 0.500 [" in arm_table(rows)
     assert comparison_table(rows, "a") == "" and comparison_table(rows, "b") == ""
 
 
@@ -142,7 +199,7 @@ def test_the_tiny_worlds_table_shows_gains_and_the_control(tmp_path: Path) -> No
     shown = experiment.table(rows)
     assert "| tree_gae | all | 1 | 0.300 | 0.800 | +0.500 [" in shown  # from 0.3
     assert "| loo | all | 1 | 0.300 | 0.500 | +0.200 [" in shown
-    assert "| tree_gae, R permuted | all | 1 | 0.300 | 0.300 | +0.000 [+0.000, +0.000] |" in shown
+    assert "| tree_gae, R permuted | all | 1 | 0.300 | 0.300 | +0.000 [+0.000, +0.000] |  |" in shown
     assert "| loo, all | -0.300 [" in shown and "arm against tree_gae, all" in shown
     assert experiment.figures(rows).keys() == {"f1-by-arm.png"}
 
