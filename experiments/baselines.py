@@ -87,6 +87,8 @@ class BaselinesConfig(PPOConfig):
 
     output: str = "runs/baselines"
     """Folder with one training run an arm, eval/, results.jsonl, table.md and the figure."""
+    max_depth: int | None = 1
+    """Deepest decomposition."""
     experiment: str = TRACKED
     """MLflow experiment; one run, with the training runs and the comparison as its children."""
     arms: list[str] = field(default_factory=lambda: list(RECIPES))
@@ -127,7 +129,7 @@ class BaselinesConfig(PPOConfig):
             arms: Which; None = all.
         """
         systems = [system for name in (self.arms if arms is None else arms) for system in self.systems(name)]
-        shared = ("model", "top_k", "max_depth", "max_turns", "max_retrievals", "select", "seed", "dtype", "device")
+        shared = ("model", "top_k", "max_turns", "max_retrievals", "select", "seed", "dtype", "device")
         return EvalConfig(
             systems=list(dict.fromkeys(systems)),
             sets=list(self.datasets),
@@ -136,6 +138,7 @@ class BaselinesConfig(PPOConfig):
             output=str(Path(self.output) / "eval"),
             threads=self.eval_threads or self.threads,
             in_flight=self.in_flight,
+            max_depth=self.depth,
             experiment=self.experiment,
             **{name: getattr(self, name) for name in shared},
         )

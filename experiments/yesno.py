@@ -60,6 +60,8 @@ class YesNoConfig(PPOConfig):
 
     output: str = "runs/yesno"
     """Folder of the question and fact files, a training run for each seed, eval/, results.jsonl, table.md, figure."""
+    max_depth: int | None = 1
+    """Deepest decomposition."""
     experiment: str = TRACKED
     """MLflow experiment; one run, with the training runs and the comparison as its children."""
     score: str | None = "evaluation.metrics:exact_match"
@@ -86,7 +88,11 @@ class YesNoConfig(PPOConfig):
             raise ConfigError("datasets follows from the task here: the index of its facts; leave it out")
 
     def setting(self) -> dict[str, Any]:
-        """Return what all arms share."""
+        """Return what all arms share.
+
+        Raises:
+            ConfigError: There is no such start adapter.
+        """
         return {**setting_of(replace(self, seed=0)), "sample": self.sample, "held_out": self.held_out}
 
     def training(self, task: Task, seed: int) -> PPOConfig:
@@ -110,7 +116,7 @@ class YesNoConfig(PPOConfig):
 
     def comparison(self, task: Task, seeds: Sequence[int] = ()) -> EvalConfig:
         """Return the options of the evaluation: the held-out questions, all decoded alike."""
-        shared = ("model", "top_k", "max_depth", "max_turns", "max_retrievals", "select", "seed", "dtype", "device")
+        shared = ("model", "top_k", "max_turns", "max_retrievals", "select", "seed", "dtype", "device")
         return EvalConfig(
             systems=self.systems(seeds),
             sets=[],
@@ -122,6 +128,7 @@ class YesNoConfig(PPOConfig):
             experiment=self.experiment,
             threads=self.threads,
             in_flight=self.in_flight,
+            max_depth=self.depth,
             **{name: getattr(self, name) for name in shared},
         )
 

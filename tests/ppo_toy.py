@@ -42,7 +42,7 @@ def toy_config(folder: Path, **changes: Any) -> PPOConfig:
     fields: dict[str, Any] = {
         "output": str(folder), "iterations": 2, "questions": 3, "runs": 2, "rank": 4, "lora_alpha": 8, "lr": 2e-3,
         "first_layer": 1, "critic_warmup": 0, "epochs": 2, "minibatches": 2, "target_kl": None, "eval_every": 0,
-        "traces": 0, "threads": 1, "decoding": "free", "temperature": 1.0, "estimator": "tree_gae",
+        "traces": 0, "threads": 1, "decoding": "free", "temperature": 1.0, "max_depth": 1, "estimator": "tree_gae",
         "schedule": "constant", "warmup": 0, "kl": 0.02,
     }  # fmt: skip
     return PPOConfig(**{**fields, **changes})

@@ -85,6 +85,12 @@ def test_an_exported_model_is_trained_under_its_own_prompts(tmp_path: Path) -> N
     assert prompts_of(PPOConfig()).style == "examples"
 
 
+def test_one_hop_sets_are_trained_without_decompositions_unless_told_otherwise() -> None:
+    assert PPOConfig().depth == PPOConfig(datasets=["nq", "popqa"]).depth == 0
+    assert PPOConfig(datasets=["nq", "hotpotqa"]).depth == PPOConfig(data="my.jsonl").depth == 1
+    assert PPOConfig(max_depth=2).depth == 2 and PPOConfig(datasets=["musique"], max_depth=0).depth == 0
+
+
 def test_another_task_needs_no_code(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """StrategyQA's yes/no questions over an index of their facts, by the options that docs/experiments.md names."""
     with gzip.open(data_folder() / "decompositions" / "train.jsonl.gz", "rt", encoding="utf-8") as file:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from agents.errors import ConfigError
 from training.adapter import TARGETS
 
+ONE_HOP = ("nq", "popqa", "ambigqa")
+"""Bundled sets whose questions need no decomposition."""
 CHOICES: dict[str, tuple[object, ...]] = {
     "estimator": ("tree_gae", "terminal_gae", "broadcast", "loo"),
     "train": ("all", "planner", "executors"),
@@ -57,7 +59,7 @@ class PPOConfig:
     resume: bool = True
     """Go on from the checkpoint in `output` if there is one; false refuses such a folder."""
     # --- collecting
-    iterations: int = 32
+    iterations: int = 24
     """Iterations: collect, score, update, log, checkpoint."""
     questions: int = 8
     """Questions of one iteration."""
@@ -71,8 +73,9 @@ class PPOConfig:
     """free or constrained (only what the grammars allow is sampled); none = the graph's default, free in JADE's."""
     select: str = "role"
     """What a role sees: its own view, or everything (ablation)."""
-    max_depth: int = 1
-    """Deepest decomposition; 1 is what the released code does."""
+    max_depth: int | None = None
+    """Deepest decomposition; 1 is what the released code does. none = 1, but 0 where `datasets` asks questions of one
+    hop alone (nq, popqa, ambigqa), whose executions take a fifth of the time then."""
     max_turns: int | None = 8
     """Budget of turns of one execution."""
     max_retrievals: int | None = 8
@@ -220,6 +223,14 @@ class PPOConfig:
     """MLflow experiment."""
     parent: str | None = None
     """Id of the MLflow run that this one is nested in; none = it stands by itself."""
+
+    @property
+    def depth(self) -> int:
+        """Return the deepest decomposition."""
+        if self.max_depth is not None:
+            return self.max_depth
+        one_hop = self.graph is None and self.data is None and set(self.datasets) <= set(ONE_HOP)
+        return 0 if one_hop else 1
 
     def __post_init__(self) -> None:
         """Refuse impossible values by name."""

@@ -116,7 +116,7 @@ def make_worlds(
             worlds.append(World(name, own_graph(config.graph, shared, prompts, output, offered), train, dev))
             continue
         graph = trainable(
-            build_jade(retriever, max_depth=config.max_depth, top_k=config.top_k),
+            build_jade(retriever, max_depth=config.depth, top_k=config.top_k),
             policy=shared,
             prompts=prompts,
             retriever=retriever,

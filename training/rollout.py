@@ -212,7 +212,7 @@ def run_options(config: PPOConfig, seed: int) -> dict[str, Any]:
         "temperature": config.temperature,
         "decoding": config.decoding,
         "select": config.select,
-        "max_depth": config.max_depth,
+        "max_depth": config.depth,
         "max_turns": config.max_turns,
         "max_retrievals": config.max_retrievals,
         "workflow": config.workflow,
