@@ -14,6 +14,8 @@ from agents.errors import RetrieverError
 T = TypeVar("T")
 _LONGEST_WAIT = 2.0
 """Longest wait between two tries, in seconds."""
+_CHEAP = 0.1
+"""Seconds: a try that fails sooner may be made by everybody."""
 
 
 class Patience:
@@ -29,7 +31,7 @@ class Patience:
         """Know of no outage."""
         self._lock = threading.Lock()
         self._since: float | None = None
-        self._last = self._took = 0.0
+        self._last = self._stands = 0.0
         self._error = RetrieverError()
 
     def search(self, work: Callable[[], T], seconds: float) -> T:
@@ -64,7 +66,7 @@ class Patience:
         """Fail where an outage has outlasted patience and the last try's failure still stands."""
         with self._lock:
             now = time.monotonic()
-            if self._since is not None and now - self._since > seconds and now - self._last < self._took:
+            if self._since is not None and now - self._since > seconds and now - self._last < self._stands:
                 raise RetrieverError(str(self._error)) from self._error.__cause__
 
     def _met(self, error: RetrieverError, began: float, seconds: float) -> float:
@@ -73,5 +75,6 @@ class Patience:
             if self._since is None or began - self._last > max(seconds, _LONGEST_WAIT):
                 self._since = began  # nobody has asked for so long that this is another outage
             self._last = time.monotonic()
-            self._took, self._error = self._last - began, error
+            self._error, took = error, self._last - began
+            self._stands = took if took > _CHEAP else 0.0
             return self._since

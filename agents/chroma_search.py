@@ -121,12 +121,12 @@ class ChromaSearch:
 
     def rank(self, queries: list[str], k: int) -> list[list[Passage]]:
         """Return the k best passages of each query, best first."""
+        rows = self._read()
         if self._mode == "hnsw":
             rankings = self._approximate(queries, k)
         else:
             with self._lock:
                 rankings = self._rankings(queries, k)
-        rows = self._rows
         return [
             [
                 Passage(id=rows.ids[row], title=rows.titles[row], text=rows.texts[row], score=score)
@@ -134,6 +134,13 @@ class ChromaSearch:
             ]
             for ranking in rankings
         ]
+
+    def _read(self) -> Rows:
+        """Return what is searched; where one thread tries in vain, those that wait for it are told at once as well."""
+        with self._lock:
+            if "_rows" not in self.__dict__:
+                self._patience.search(lambda: self._rows, 0.0)
+            return self._rows
 
     def source(self, identifier: str) -> str:
         """Return from where the passage of this id was indexed."""

@@ -95,9 +95,10 @@ def _check(response: httpx.Response) -> None:
     said: Any = None
     with suppress(ValueError):
         said = json.loads(text)
-    named = isinstance(said, dict) and "error" in said
-    if named and said["error"] == "NotFoundError":
-        return
-    told = f"{said['error']}: {said.get('message', '')}" if named else " ".join(text.split())
-    reason = f"{response.status_code} {response.reason_phrase}, {told[:_SHOWN]}".rstrip(", ")
+    if isinstance(said, dict) and "error" in said:
+        if said["error"] == "NotFoundError":
+            return
+        text = ": ".join(str(said[key]) for key in ("error", "message") if said.get(key))
+    shown = " ".join(text.split())[:_SHOWN]
+    reason = f"{response.status_code} {response.reason_phrase}{', ' * bool(shown)}{shown}"
     raise httpx.HTTPStatusError(reason, request=response.request, response=response)

@@ -16,6 +16,9 @@ import httpx
 
 from agents.chroma_place import Server
 from agents.embedder import HashEmbedder
+from agents.errors import RetrieverError
+from agents.passage import Passage
+from agents.retriever import ChromaRetriever
 
 TOY = HashEmbedder(64)
 WORDS = ("river", "town", "novel", "planet", "mountain", "queen", "engine", "violin")
@@ -30,6 +33,17 @@ def rows(count: int, edition: str) -> str:
         for i in range(count)
     ]
     return "\n".join(map(json.dumps, lines))
+
+
+def again(retriever: ChromaRetriever, queries: list[str], k: int) -> list[list[Passage]]:
+    """Search until it succeeds: a failure that took long stands for as long."""
+    until = time.monotonic() + SECONDS
+    while True:
+        try:
+            return retriever.search(queries, k)
+        except RetrieverError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 @dataclass

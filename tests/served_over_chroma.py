@@ -1,4 +1,4 @@
-"""A graph for `jade serve --graph tests.served_over_chroma:make`: scripted roles over the Chroma server that is named."""
+"""A graph for `jade serve --graph tests.served_over_chroma:make`: scripted roles over the Chroma server in use."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from agents.chroma_place import Server, read_address
 from agents.errors import ConfigError, RetrieverError
 from agents.index import build_index
 from agents.retriever import ChromaRetriever, Mode
-from tests.chroma_process import TOY, ChromaProcess, chroma, rows
+from tests.chroma_process import TOY, ChromaProcess, again, chroma, rows
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,12 +66,16 @@ def test_opening_and_listing_wait_for_as_long_as_told(filled: ChromaProcess) -> 
             assert time.monotonic() - began < 2
 
 
-def test_a_server_that_stops_between_opening_and_reading_is_an_error(filled: ChromaProcess) -> None:
-    retriever = opened(replace(filled.server, seconds=0.3), mode="exact")
+def test_a_server_that_stops_between_opening_and_reading_is_an_error_for_all_at_once(filled: ChromaProcess) -> None:
+    retriever = opened(replace(filled.server, seconds=0.4), mode="exact")
     assert retriever.passages == 120
-    with stopped(filled), pytest.raises(RetrieverError, match="did not answer"):
-        retriever.search(["violin 7"], 3)
-    assert retriever.search(["violin 7"], 3)
+    with stopped(filled), ThreadPoolExecutor(8) as pool:
+        began = time.monotonic()
+        for search in [pool.submit(retriever.search, [f"violin {number}"], 3) for number in range(8)]:
+            with pytest.raises(RetrieverError, match="did not answer"):
+                search.result(10)
+        assert time.monotonic() - began < 2.4, "one try, not one after another"
+    assert again(retriever, ["violin 7"], 3)
 
 
 def test_searches_end_with_their_patience_and_keep_nobody_else_waiting(filled: ChromaProcess) -> None:
@@ -85,20 +89,19 @@ def test_searches_end_with_their_patience_and_keep_nobody_else_waiting(filled: C
             began = time.monotonic()
             searches = [pool.submit(retriever.search, [query], 3) for query in queries]
             assert retriever.identity["collection"] == "notes" and retriever.search(["violin 7"], 3) == known
-            assert time.monotonic() - began < 0.25, "neither the identity nor what is cached waits for the server"
+            assert not any(search.done() for search in searches), "identity and cached answers wait for no server"
             for search in searches:
                 with pytest.raises(RetrieverError, match=r'searching collection "notes": .* did not answer'):
                     search.result(10)
-            assert time.monotonic() - began < 2, "they wait beside each other"
+            assert time.monotonic() - began < 3, "they wait beside each other"
             began = time.monotonic()
             for query in queries:
                 with pytest.raises(RetrieverError, match="did not answer"):
                     retriever.search([query], 3)
-            assert time.monotonic() - began < 1.2, "one patience an outage, not one a search"
+            assert time.monotonic() - began < 2, "one patience an outage, not one a search"
             assert not waiting.done()
         assert waiting.result(20), "who is patient waits for the server"
-    time.sleep(0.35)  # for as long as the last failure stands
-    assert retriever.search(queries, 3), "the same retriever answers again once the server is back"
+    assert again(retriever, queries, 3), "the same retriever answers again once the server is back"
 
 
 def test_a_failure_that_took_long_stands_for_as_long() -> None:
@@ -176,9 +179,9 @@ def test_a_service_survives_a_stalled_server_and_ends_when_asked_to(filled: Chro
             asked = [pool.submit(ask, client, number) for number in range(1, 13)]  # more than asyncio has threads
             assert client.get("/health").status_code == 200
             assert {task.result(20) for task in asked} == {500}
-            assert time.monotonic() - began < 8, "twelve searches wait beside each other"
-        time.sleep(0.6)  # for as long as the last failure stands
-        assert ask(client, 20) == 200
+            assert time.monotonic() - began < 12, "twelve searches wait beside each other"
+        while ask(client, 20) != 200:  # for as long as the last failure stands
+            assert time.monotonic() - began < 60
         with stopped(filled):
             asked = [pool.submit(ask, client, number) for number in range(21, 29)]
             _until_running(client, 8)
