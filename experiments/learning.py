@@ -202,12 +202,14 @@ def _alone(job: tuple[Start, Path, dict[str, Any]]) -> Learned:
 def learned(row: Row) -> Learned:
     """Return what a row of results holds."""
     known = {name: row[name] for name in Learned.__dataclass_fields__}
-    before, after = (
-        Measure(**{key: tuple(value) if isinstance(value, list) else value for key, value in row[name].items()})
-        for name in ("before", "after")
-    )
+    before, after = (_measured(row[name]) for name in ("before", "after"))
     curve = tuple((int(step), dict(metrics)) for step, metrics in row["curve"])
     return Learned(**{**known, "before": before, "after": after, "rewards": tuple(row["rewards"]), "curve": curve})
+
+
+def _measured(found: Mapping[str, Any]) -> Measure:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+    return Measure(**fields)
 
 
 def train_arm(starts: Mapping[str, tuple[Start, Measure]], arm: Arm) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def cost_cells(cost: str, pairs: Sequence[tuple[Sequence[Learned], Sequence[Lear
     """
     means = [" against ".join(of_measure(cost)(group) for group in pair) for pair in pairs]
     known = [place for place, pair in enumerate(pairs) if all(_by_question(cost, group) for group in pair)]
-    items = corrected([compare(*(_by_question(cost, group) for group in pairs[place])) for place in known])
+    items = corrected(
+        [compare(_by_question(cost, pairs[place][0]), _by_question(cost, pairs[place][1])) for place in known]
+    )
     words = {1: "more", -1: "fewer", 0: "not resolved"}
     for place, item in zip(known, items, strict=True):
         means[place] += f": {_span(item, 2)}, p {item.p_corrected:.3f}, {words[item.sign]}"
