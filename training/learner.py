@@ -70,6 +70,10 @@ class Learner:
         self._kept.clear()
         self._kept_prompts.clear()
 
+    def kept_bytes(self) -> int:
+        """Return the size of the states that are kept, in bytes; it grows with the batch."""
+        return sum(states.nbytes for states in (*self._kept.values(), *self._kept_prompts.values()))
+
     def parameters(self, adapter: str) -> list[nn.Parameter]:
         """Return the adapter's parameters, made trainable and held in fp32 (bf16 swallows steps near 1e-5)."""
         named = self.shared.adapter_set.parameters(adapter)

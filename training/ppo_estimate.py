@@ -36,16 +36,19 @@ def estimate(session: Session) -> str:
     few = min(SAMPLE, config.questions)
     with tempfile.TemporaryDirectory() as scratch:
         small = replace(config, output=str(Path(scratch)), questions=few)
-        started = time.perf_counter()
+        peaks, started = [peak_memory()], time.perf_counter()
         runs = _runs(session, small)
-        collected = time.perf_counter()
+        peaks, collected = [*peaks, peak_memory()], time.perf_counter()
         rollout = prepare(runs, players, session.store, session.gold, small, version=session.state.version)
+        kept = players.learner.kept_bytes() / 2**30
         refuse_idle(rollout.buffer, config.train)
         start_critic(players, rollout.buffer, rollout.team, rollout.scored)
         buffer, _, _ = fill(rollout.buffer, rollout.scored, rollout.team, small)
         session.optimiser.update(buffer, 0, 0.0)
         ended = time.perf_counter()
     share = config.questions / few
+    at_once = min(config.in_flight, config.questions * config.runs) / min(config.in_flight, few * config.runs)
+    memory = expected_memory(*peaks, peak_memory(), kept, share, at_once)
     tokens = int(units([row.call for row in buffer.rows])[1].sum())
     minutes = (ended - started) * share * config.iterations / 60
     known = [world for world in session.worlds if world.train]
@@ -58,11 +61,30 @@ def estimate(session: Session) -> str:
         f"({int(buffer.counts.sum()) * share:,.0f} sampled by who is trained)",
         f"{got} {(collected - started) * share:.0f} s, checks and update {(ended - collected) * share:.0f} s",
         f"trained parameters: {sum(p.numel() for p in session.optimiser.policy):,}",
-        f"peak memory so far: {peak_memory():.1f} GiB",
+        f"peak memory to expect: about {memory:.1f} GiB ({peak_memory():.1f} GiB on {few} questions, "
+        f"{kept:.2f} GiB of them states of frozen layers, which grow with the batch)",
         f"{config.iterations} iterations: about {minutes:.0f} minutes, evaluations not counted "
         f"(measured on {few} questions)",
     ]
     return "\n".join(lines)
+
+
+def expected_memory(begun: float, collected: float, ended: float, kept: float, share: float, at_once: float) -> float:
+    """Return the peak memory to expect, in the unit of the peaks that were measured on a few questions.
+
+    What collecting took grows with the executions that run at once, until `in_flight` caps them; the frozen layers'
+    states, kept from scoring to the update's end, grow with the batch. The model, the optimiser and a forward pass do
+    not: `token_budget` bounds the latter.
+
+    Args:
+        begun: Peak before collecting.
+        collected: Peak after it.
+        ended: Peak after the update.
+        kept: Size of the kept states.
+        share: Questions of an iteration for each that was measured.
+        at_once: Executions at once, for each that was measured.
+    """
+    return max(begun + (collected - begun) * at_once, ended + kept * (share - 1))
 
 
 def _runs(session: Session, small: PPOConfig) -> Sequence[Trajectory]:
