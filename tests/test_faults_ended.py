@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -41,6 +42,18 @@ def test_a_server_that_does_not_come_up_is_ended(
     assert processes_of(tmp_path) == []
     with pytest.raises(TimeoutError, match="is not served"), running(make(tmp_path / "guarded")):
         pytest.fail("it cannot be up")
+    assert processes_of(tmp_path) == []
+
+
+def test_a_server_that_is_stopped_says_nothing_goes_on_and_can_be_ended(tmp_path: Path) -> None:
+    with running(ChromaServer(tmp_path)) as server:
+        page = f"{server.address}/api/v2/heartbeat"
+        server.stop()
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(page, timeout=0.3, trust_env=False)
+        server.go_on()
+        assert httpx.get(page, timeout=20, trust_env=False).is_success
+        server.stop()
     assert processes_of(tmp_path) == []
 
 
