@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.adapters import read_adapter
+from agents.adapters import adapter_folder, content_hash, read_adapter
 from agents.errors import ConfigError
 from evaluation.evaluate import check, gather, publish
 from evaluation.evaluate_config import EvalConfig
@@ -49,7 +49,16 @@ _LOOKS = (
 
 
 def setting_of(options: PPOConfig) -> dict[str, Any]:
-    """Return the options that make one training run another one."""
+    """Return the options that make one training run another one, and what the start adapter holds.
+
+    Raises:
+        ConfigError: There is no such adapter.
+    """
+    held = {} if options.adapter is None else {"adapter_content": content_hash(adapter_folder(options.adapter))}
+    return {**_learned_from(options), **held}
+
+
+def _learned_from(options: PPOConfig) -> dict[str, Any]:
     told = {item.name: getattr(options, item.name) for item in fields(PPOConfig)}
     return {name: value for name, value in told.items() if name not in _LOOKS}
 
@@ -99,12 +108,17 @@ def _check_same(options: PPOConfig) -> None:
     checkpoint = find_checkpoint(folder)
     if checkpoint is None:
         return
-    state, now = read_state(checkpoint), setting_of(options)
+    state, now = read_state(checkpoint), _learned_from(options)
     saved = state.config
     changed = [f"{name}: {saved[name]!r} → {value!r}" for name, value in now.items() if saved.get(name, value) != value]
     if changed:
         raise ConfigError(
             f"{folder} was trained with other options ({'; '.join(changed)}); use them, or another output"
+        )
+    if options.adapter is not None and state.start_policy != content_hash(adapter_folder(options.adapter)):
+        raise ConfigError(
+            f"{folder} began with what {options.adapter} held before it was trained again; put that adapter back, or "
+            "give another output"
         )
     if state.iteration > options.iterations:
         raise ConfigError(

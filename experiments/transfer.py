@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from agents.adapters import content_hash
 from agents.errors import ConfigError
 from agents.planner import PLANNER
 from evaluation.config import read_config, run_command
@@ -97,6 +98,21 @@ def transfer(config: TransferConfig) -> Experiment:
     names = {OWN: None, **{name: name for name in config.backbones}}
     arms = [Arm(name, config.seed, {"backbone": backbone}) for name, backbone in names.items()]
     return Experiment("transfer", arms, partial(show, config), partial(figures, config))
+
+
+def setting_of(config: TransferConfig, own: Sequence[System]) -> dict[str, Any]:
+    """Return what all arms share, and what the planner's adapter holds.
+
+    Args:
+        config: The options.
+        own: The systems of the planner's own executors.
+
+    Raises:
+        ConfigError: An adapter is incomplete.
+    """
+    told = {key: value for key, value in asdict(config).items() if key not in _SHARED}
+    folders = {folder for system in own for folder in system.folders.values() if folder is not None}
+    return {**told, "adapter_content": sorted(content_hash(folder) for folder in folders)}
 
 
 def ask(config: TransferConfig, arm: Arm) -> dict[str, Any]:
@@ -189,11 +205,10 @@ def main() -> int:
     def work() -> int:
         config, dry_run = read_config(TransferConfig, sys.argv[1:], PROGRAM)
         experiment = transfer(config)
-        for arm in experiment.arms:
-            check(config.evaluation(arm.options["backbone"]))
+        own, *_ = [check(config.evaluation(arm.options["backbone"]))[0] for arm in experiment.arms]
         if dry_run:
             return 0
-        setting = {key: value for key, value in asdict(config).items() if key not in _SHARED}
+        setting = setting_of(config, own)
         return conduct(experiment, Path(config.output), lambda: partial(ask, config), setting=setting)
 
     return run_command(work, "stopped; the same command goes on where it was")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from agents.adapters import WEIGHTS, content_hash, read_adapter, write_adapter_info
 from agents.errors import ConfigError
 from agents.model import SharedModel
 from evaluation.config import read_config
@@ -25,6 +28,8 @@ from tests.ppo_toy import start_adapter
 from tests.scripted import PASSAGES, ListRetriever
 from tests.toy_model import toy_module, toy_tokenizer
 from tests.tracking_store import store
+from training.checkpoint import FORMAT, LATEST, State
+from training.ppo_config import PPOConfig
 
 __all__ = ["store"]
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -55,6 +60,45 @@ def test_all_arms_have_one_budget(tmp_path: Path) -> None:
     assert len(keys) == len(RECIPES)
     cheaper = replace(config, threads=1, output="elsewhere", eval_every=3, traces=0)
     assert setting_of(cheaper) == setting_of(config) != setting_of(replace(config, lr=1e-5))
+
+
+def test_an_adapter_that_is_trained_again_into_its_folder_makes_other_arms(tmp_path: Path) -> None:
+    """Arms go by what the start adapter holds; a folder that was trained from what it held before is not taken."""
+    start = start_adapter(tmp_path / "start")
+    config = toy_baselines(tmp_path, adapter=str(start))
+    before, held = setting_of(config), content_hash(start)
+    assert before["adapter_content"] == held and "adapter_content" not in setting_of(toy_baselines(tmp_path))
+    joint = config.training("joint")
+    left_finished(joint, start)
+    assert taught(joint, never)["version"] == 1
+    card = start / "jade.json"
+    card.write_text(card.read_text() + "\n")
+    assert setting_of(config) == before, "the card is no part of what it holds"
+    retrain(start)
+    assert setting_of(config) != before
+    arm = baselines(config).arms[0]
+    assert len({Results(tmp_path / "r", found).key(arm) for found in (before, setting_of(config))}) == 2
+    with pytest.raises(ConfigError, match=r"joint began with what .*start held before it was trained again"):
+        taught(joint, never)
+    with pytest.raises(ConfigError, match=r"nowhere does not exist"):
+        setting_of(replace(config, adapter=str(tmp_path / "nowhere")))
+
+
+def retrain(folder: Path) -> None:
+    """Change the weights of an adapter in its place."""
+    weights = load_file(folder / WEIGHTS)
+    save_file({name: tensor + 1.0 for name, tensor in weights.items()}, folder / WEIGHTS)
+
+
+def left_finished(options: PPOConfig, start: Path) -> None:
+    """Leave a training folder as it is after the last iteration of a training from a start adapter."""
+    state = State(options.iterations, 1, start_policy=content_hash(start), config=asdict(options))
+    checkpoint = Path(options.output) / LATEST
+    checkpoint.mkdir(parents=True)
+    record = {"format": FORMAT, "steps": [], "files": {}, "state": asdict(state)}
+    (checkpoint / "state.json").write_text(json.dumps(record))
+    shutil.copytree(start, Path(options.output) / "adapter")
+    write_adapter_info(Path(options.output) / "adapter", replace(read_adapter(start), version=1))
 
 
 def test_training_runs_are_children_of_one_run_with_table_and_figure(

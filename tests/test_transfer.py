@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agents.adapters import content_hash
 from agents.errors import ConfigError
 from agents.model import SharedModel
 from agents.role import Prompts
@@ -15,7 +16,7 @@ from evaluation.config import read_config
 from evaluation.glossary import check_metrics
 from evaluation.systems import read_systems
 from experiments.arms import Results
-from experiments.transfer import OWN, PROGRAM, TransferConfig, figures, measure, show, transfer
+from experiments.transfer import OWN, PROGRAM, TransferConfig, figures, measure, setting_of, show, transfer
 from graphs.options import read_options
 from tests.eval_toy import retrievers, toy_eval, two_sets
 from tests.ppo_toy import start_adapter
@@ -60,6 +61,18 @@ def test_a_backbone_that_is_not_whole_is_made_anew(tmp_path: Path, monkeypatch: 
     (folder / "config.json").write_text("{}")  # as an interrupted copy leaves it
     make_random("random:1x32", str(base))
     assert SharedModel.load(str(folder), dtype="fp32", device="cpu", threads=1).module.config.hidden_size == 32
+
+
+def test_a_planner_that_is_trained_again_into_its_folder_makes_other_arms(tmp_path: Path) -> None:
+    config = toy_transfer(tmp_path, planner=str(start_adapter(tmp_path / "planner")))
+    mine = config.evaluation(None)
+    own = read_systems(mine.systems, read_options(mine.options()), mine.model, mine.other)
+    before = setting_of(config, own)
+    assert before["planner"] == config.planner and "backbones" not in before
+    assert before["adapter_content"] == [content_hash(Path(config.planner))]
+    assert setting_of(config, own) == before
+    start_adapter(tmp_path / "planner", seed=6)
+    assert setting_of(config, own) != before
 
 
 def test_one_planner_over_two_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
