@@ -48,8 +48,8 @@ def remember(history: dict[str, list[float]], metrics: Mapping[str, float], wind
         values.append(float(metrics.get(name, 0.0)))
         history[name] = values[:1] + values[1:][-2 * window :]
     for name in (HELD_OUT, HELD_OUT_LOW):
-        if values := history.get(name):
-            history[name] = values[:1] + [*values[1:], values[-1]][-2 * window :]
+        if last := history.get(name):
+            history[name] = last[:1] + [*last[1:], last[-1]][-2 * window :]
 
 
 def remember_evaluation(history: dict[str, list[float]], metrics: Mapping[str, float]) -> None:
