@@ -145,7 +145,8 @@ def asked(config: EvalConfig, metric: str) -> dict[str, Any]:
         JadeError: A model, an adapter, a set or an index cannot be used.
     """
     systems, sets = check(config)
-    return measure(config, systems, sets, load_model(config), open_retrievers(config, sets), metric)
+    retrievers = open_retrievers(config, sets)  # before the model: a wrong embedder is told at once
+    return measure(config, systems, sets, load_model(config), retrievers, metric)
 
 
 def measure(

@@ -124,9 +124,10 @@ def ask(config: TransferConfig, arm: Arm) -> dict[str, Any]:
     backbone = arm.options["backbone"]
     mine = config.evaluation(backbone)
     systems, sets = check(mine)
+    retrievers = open_retrievers(mine, sets)  # before any model: a wrong embedder is told at once
     if backbone is not None:
         make_random(backbone, config.model)
-    return measure(mine, systems, sets, load_base(mine, mine.model), open_retrievers(mine, sets), load_other(mine))
+    return measure(mine, systems, sets, load_base(mine, mine.model), retrievers, load_other(mine))
 
 
 def measure(

@@ -139,7 +139,7 @@ def check_trained_once(config: BaselinesConfig) -> None:
     """Check that a finished arm is not trained again, one with other options is refused, and half of one is told."""
     joint = config.training("joint")
     assert finished(joint) and taught(joint, never)["version"] == 1
-    with pytest.raises(ConfigError, match=r"joint was trained with other options \(lr: 0.0002 → 0.5\); use them"):
+    with pytest.raises(ConfigError, match=r"joint was trained with other options \(lr: 0.0003 → 0.5\); use them"):
         taught(replace(joint, lr=0.5), never)
     longer = replace(joint, iterations=2)
     assert not finished(longer)

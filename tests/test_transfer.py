@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from agents.adapters import content_hash
-from agents.errors import ConfigError
+from agents.errors import ConfigError, RetrieverError
 from agents.model import SharedModel
 from agents.role import Prompts
 from agents.roster import prompts_digest
 from evaluation.config import read_config
 from evaluation.glossary import check_metrics
 from evaluation.systems import read_systems
+from experiments import trained
+from experiments import transfer as backbones
 from experiments.arms import Results
 from experiments.transfer import OWN, PROGRAM, TransferConfig, figures, measure, setting_of, show, transfer
 from graphs.options import read_options
@@ -73,6 +75,26 @@ def test_a_planner_that_is_trained_again_into_its_folder_makes_other_arms(tmp_pa
     assert setting_of(config, own) == before
     start_adapter(tmp_path / "planner", seed=6)
     assert setting_of(config, own) != before
+
+
+def test_a_wrong_embedder_is_told_before_any_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> Any:
+        raise RetrieverError("the index was built with another embedder")
+
+    def never(*given: Any) -> Any:
+        raise AssertionError("a model was made or loaded")
+
+    for module, loaders in ((trained, ["load_model"]), (backbones, ["load_base", "load_other", "make_random"])):
+        monkeypatch.setattr(module, "check", lambda config: ([], []))
+        monkeypatch.setattr(module, "open_retrievers", refuse)
+        for name in loaders:
+            monkeypatch.setattr(module, name, never)
+    config = toy_transfer(tmp_path, backbones=["random:2x64"])
+    with pytest.raises(RetrieverError, match="another embedder"):
+        trained.asked(config.evaluation(None), "f1")
+    for arm in transfer(config).arms:
+        with pytest.raises(RetrieverError, match="another embedder"):
+            backbones.ask(config, arm)
 
 
 def test_one_planner_over_two_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
