@@ -103,8 +103,8 @@ def test_model_and_index_options_reach_the_graph(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("graphs.load_graph", load_graph, raising=False)
     monkeypatch.setattr(server, "serve", lambda graph, config, on_ready: loaded.update(config=config))
-    words = "--server http://h:1 --index mine --adapter none --top-k 3 --record off --retriever bm25 --capacity 2 --name wiki"
-    assert jade(["serve", *words.split()]) == 0
+    words = "--index mine --adapter none --top-k 3 --record off --retriever bm25 --capacity 2 --name wiki"
+    assert jade(["serve", "--server", "http://h:1", *words.split()]) == 0
     config = loaded.pop("config")
     assert (config.capacity, config.queue, config.name) == (2, 16, "wiki")
     del loaded["progress"]

@@ -36,9 +36,9 @@ def estimate(session: Session) -> str:
     few = min(SAMPLE, config.questions)
     with tempfile.TemporaryDirectory() as scratch:
         small = replace(config, output=str(Path(scratch)), questions=few)
-        peaks, started = [peak_memory()], time.perf_counter()
+        begun, started = peak_memory(), time.perf_counter()
         runs = _runs(session, small)
-        peaks, collected = [*peaks, peak_memory()], time.perf_counter()
+        collecting, collected = peak_memory(), time.perf_counter()
         rollout = prepare(runs, players, session.store, session.gold, small, version=session.state.version)
         kept = players.learner.kept_bytes() / 2**30
         refuse_idle(rollout.buffer, config.train)
@@ -48,7 +48,7 @@ def estimate(session: Session) -> str:
         ended = time.perf_counter()
     share = config.questions / few
     at_once = min(config.in_flight, config.questions * config.runs) / min(config.in_flight, few * config.runs)
-    memory = expected_memory(*peaks, peak_memory(), kept, share, at_once)
+    memory = expected_memory(begun, collecting, peak_memory(), kept, share, at_once)
     tokens = int(units([row.call for row in buffer.rows])[1].sum())
     minutes = (ended - started) * share * config.iterations / 60
     known = [world for world in session.worlds if world.train]
