@@ -115,6 +115,7 @@ def test_the_disk_is_full_while_anything_is_written_and_the_run_goes_on_later(tm
 
 def test_the_disk_is_full_while_runs_are_recorded(tmp_path: Path, start: Path) -> None:
     session = toy_session(tmp_path, start=start)
+    session.state.mlflow_run = Notes.run_id  # known: nothing is written before runs are recorded
     with (
         full_disk(20_000),
         pytest.raises(LedgerError, match=r"cannot be sealed.*File too large; make room, .* run it again"),

@@ -98,7 +98,7 @@ def test_the_command_takes_a_ledger_and_knows_the_run_it_belongs_to(
     assert code == 0, err
     assert "values of a fresh critic, the batch's mean" in out
     code, _, err = credit(monkeypatch, capsys, copy, *options, "--datasets", '["nq"]')
-    assert code == 2 and err.startswith("ConfigError: none of 6 recorded runs can be trained on: 6 unmatched")
+    assert code == 2 and err.startswith("NothingLeftError: none of 6 recorded runs can be trained on: 6 unmatched")
 
 
 def test_a_ledger_must_be_named_once() -> None:

@@ -164,7 +164,7 @@ def test_the_tables_by_hand() -> None:
     ("arguments", "message"),
     [
         (["--data", "mine.jsonl"], "data follows from the task"),
-        (["--datasets", "['nq']"], "datasets follows from the task"),
+        (["--datasets", "['popqa']"], "datasets follows from the task"),
         (["--sample", "100", "--held_out", "100"], "sample=100 leaves none to train on"),
         (["--seeds", "0"], "seeds=0; must be at least 1"),
         (["--iterations", "0"], "iterations=0"),
