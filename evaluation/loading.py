@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,10 +27,10 @@ def load_model(config: EvalConfig) -> SharedModel | ServedModel:
     """
     if config.server is None:
         return load_base(config, config.model)
-    from agents.remote_reach import KEY
+    from agents.remote_reach import reach
     from evaluation.served import ServedModel
 
-    served = ServedModel(config.server, config.model, key=os.environ.get(KEY))
+    served = reach(ServedModel, config.server, config.model)
     facts = served.facts
     _log.info("asking %s at %s, %d tokens a request", facts.model, config.server, facts.context_length)
     return served

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from agents.embedder import HashEmbedder
 from agents.index import build_index
 from agents.passage import Retriever
 from agents.retriever import ChromaRetriever
-from faults.collected import Scene, now_and_then, through
+from faults.collected import Scene, outages, through
 from faults.ports import answers, free_port
 from faults.rows import Plan, Row
 from faults.running import running
@@ -98,51 +95,21 @@ def run(plan: Plan) -> Iterator[Row]:
 
 
 def _killed(plan: Plan, server: ChromaServer) -> dict[str, Scene]:
-    draw = random.Random(plan.seed)
-
-    def restart() -> None:
-        server.kill()
-        time.sleep(draw.uniform(0.0, 0.5))
-        server.start()
-
-    def killed(process: ForkServerProcess) -> int:
-        return now_and_then(process, plan, restart)
-
-    def away(process: ForkServerProcess) -> int:
-        server.kill()
-        process.join()
-        server.start()
-        return 1
-
-    address, again = server.address, "kill -9, started again within 0.5 s"
+    again, for_good = outages(plan, server.kill, server.start, (0.0, 0.5))
+    address, briefly = server.address, "kill -9, started again within 0.5 s"
     return {
-        "chroma-hnsw": Scene("Chroma (hnsw)", again, searching, (address, plan.start, "hnsw", 20.0), killed),
-        "chroma-exact": Scene("Chroma (exact)", again, searching, (address, plan.start, "exact", 20.0), killed),
+        "chroma-hnsw": Scene("Chroma (hnsw)", briefly, searching, (address, plan.start, "hnsw", 20.0), again),
+        "chroma-exact": Scene("Chroma (exact)", briefly, searching, (address, plan.start, "exact", 20.0), again),
         "chroma-away": Scene("Chroma (hnsw)", f"kill -9 in the middle, away for good; {SHORT} s of patience",
-                             searching, (address, plan.start, "hnsw", SHORT), away, after=0.25),
+                             searching, (address, plan.start, "hnsw", SHORT), for_good, after=0.25),
     }  # fmt: skip
 
 
 def _stopped(plan: Plan, server: ChromaServer) -> dict[str, Scene]:
-    draw = random.Random(plan.seed)
-
-    def stall() -> None:
-        server.stop()
-        time.sleep(draw.uniform(0.5, 2.0))
-        server.go_on()
-
-    def stalled(process: ForkServerProcess) -> int:
-        return now_and_then(process, plan, stall)
-
-    def silent(process: ForkServerProcess) -> int:
-        server.stop()
-        process.join()
-        server.go_on()
-        return 1
-
+    again, for_good = outages(plan, server.stop, server.go_on, (0.5, 2.0))
     address, briefly = server.address, f"stopped for 0.5 to 2 s, longer than a search is given ({TRY} s)"
     return {
-        "chroma-stalled": Scene("Chroma (hnsw)", briefly, searching, (address, plan.start, "hnsw", 20.0, TRY), stalled),
+        "chroma-stalled": Scene("Chroma (hnsw)", briefly, searching, (address, plan.start, "hnsw", 20.0, TRY), again),
         "chroma-silent": Scene("Chroma (hnsw)", f"stopped in the middle, for good; {SHORT} s of patience",
-                               searching, (address, plan.start, "hnsw", SHORT, TRY), silent, after=0.25),
+                               searching, (address, plan.start, "hnsw", SHORT, TRY), for_good, after=0.25),
     }  # fmt: skip

@@ -96,3 +96,30 @@ def now_and_then(process: ForkServerProcess, plan: Plan, fault: Callable[[], Non
         fault()
         times += 1
     return times
+
+
+def outages(
+    plan: Plan, down: Callable[[], None], up: Callable[[], None], seconds: tuple[float, float]
+) -> tuple[Callable[[ForkServerProcess], int], Callable[[ForkServerProcess], int]]:
+    """Return two ways to disturb: a part goes down and comes up, again and again; and down until the process has ended.
+
+    Args:
+        plan: Its seed draws how long.
+        down: Takes the part away.
+        up: Brings it back.
+        seconds: Shortest and longest time between the two.
+    """
+    draw = random.Random(plan.seed)
+
+    def outage() -> None:
+        down()
+        time.sleep(draw.uniform(*seconds))
+        up()
+
+    def for_good(process: ForkServerProcess) -> int:
+        down()
+        process.join()
+        up()
+        return 1
+
+    return lambda process: now_and_then(process, plan, outage), for_good

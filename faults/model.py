@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from agents.passage import Retriever
 from agents.remote import RemotePolicy
 from agents.roster import prompts_digest
-from faults.collected import Scene, now_and_then, through
+from faults.collected import Scene, now_and_then, outages, through
 from faults.model_server import ModelServer
 from faults.rows import Plan, Row
 from faults.running import running
@@ -34,22 +33,12 @@ def remote(address: str, model: str, patience: float) -> tuple[Any, Retriever]:
 
 def run(plan: Plan) -> Iterator[Row]:
     """Kill, stall and remove the server while all questions are asked through it."""
-    draw = random.Random(plan.seed)
-    server = ModelServer(plan.start, PACE)
-
-    def restart(low: float, high: float) -> None:
-        server.kill()
-        time.sleep(draw.uniform(low, high))
-        server.start()
-
-    def killed(process: ForkServerProcess) -> int:
-        return now_and_then(process, plan, lambda: restart(0.0, 0.5))
+    server, draw = ModelServer(plan.start, PACE), random.Random(plan.seed)
+    killed, _ = outages(plan, server.kill, server.start, (0.0, 0.5))
+    away, _ = outages(plan, server.kill, server.start, (3 * SHORT, 4 * SHORT))
 
     def stalled(process: ForkServerProcess) -> int:
         return now_and_then(process, plan, lambda: server.stall(draw.uniform(0.1, 1.5)))
-
-    def away(process: ForkServerProcess) -> int:
-        return now_and_then(process, plan, lambda: restart(3 * SHORT, 4 * SHORT))
 
     patient, hasty = (server.address, plan.start, 60.0), (server.address, plan.start, SHORT)
     scenes = {

@@ -252,13 +252,15 @@ def _reach_policy(
     server: str, model: str | Path | None, adapters: Mapping[str, Path], prompts: Prompts
 ) -> RemotePolicy:
     """Reach the server that runs a model, and have it load the adapters (name → folder)."""
-    from agents.remote_reach import reach
+    from agents.remote import RemotePolicy
+    from agents.remote_reach import reach, seat
 
-    remote, default = reach(server, model, prompts_digest(prompts)), _adapter_name("*")
+    remote, default = reach(RemotePolicy, server, model, prompts_digest(prompts)), _adapter_name("*")
     for name, folder in adapters.items():
-        remote.load_adapter(name, folder)
-    if default in adapters:
-        remote.adapter, remote.version = default, str(read_adapter(adapters[default]).version)
+        if name == default:
+            seat(remote, name, folder)
+        else:
+            remote.load_adapter(name, folder)
     return remote
 
 

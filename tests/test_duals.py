@@ -19,7 +19,7 @@ from graphs.ledger import LedgerWriter
 from graphs.options import Options
 from graphs.trajectory import Retrieval, Trajectory
 from tests.ppo_toy import toy_config, toy_session
-from tests.test_ppo import Killed, Notes, same, state_of
+from tests.test_ppo import Notes, killed_in_update, same, state_of
 from training.checkpoint import HEALTHY, PREVIOUS, State, keep_healthy, read_state
 from training.duals import RETRIEVALS, TURNS, Prices, ascend, ease, in_force, move
 from training.health import collapsing
@@ -132,18 +132,7 @@ def test_killed_and_resumed_prices_and_weights_are_bit_identical(
     assert run(whole, notes) == 0  # type: ignore[arg-type]
     expected = [(0.4, 0.0), (0.35, 0.075), (0.3, 0.15)]
     assert prices_of(notes) == [pytest.approx(pair) for pair in expected]
-    killed, done = toy_session(tmp_path / "killed", iterations=3, **HELD), []
-    update = type(killed.optimiser).update
-
-    def dies(self: Any, *args: Any, **options: Any) -> Any:
-        if len(done) == 2:
-            raise Killed
-        done.append(1)
-        return update(self, *args, **options)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(type(killed.optimiser), "update", dies)
-        run(killed, Notes())  # type: ignore[arg-type]
+    killed_in_update(toy_session(tmp_path / "killed", iterations=3, **HELD), 2, monkeypatch)
     resumed, rest = toy_session(tmp_path / "killed", iterations=3, **HELD), Notes()
     assert resumed.state.iteration == 2 and run(resumed, rest) == 0  # type: ignore[arg-type]
     assert prices_of(rest) == prices_of(notes)[2:]

@@ -57,6 +57,21 @@ class Killed(BaseException):
     """As sudden as kill -9: nothing of ours catches it."""
 
 
+def killed_in_update(session: Session, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the update after so many, which kills the run."""
+    update, done = type(session.optimiser).update, []
+
+    def dies(self: Any, *args: Any, **options: Any) -> Any:
+        if len(done) == after:
+            raise Killed
+        done.append(1)
+        return update(self, *args, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(type(session.optimiser), "update", dies)
+        run(session, Notes())  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return start_adapter(tmp_path_factory.mktemp("start") / "adapter")
@@ -125,18 +140,7 @@ def test_resumed_after_the_seal_the_next_update_is_bit_identical(
 ) -> None:
     whole = toy_session(tmp_path / "whole", start=start)
     assert run(whole, Notes()) == 0  # type: ignore[arg-type]
-    killed = toy_session(tmp_path / "killed", start=start)
-    update, done = type(killed.optimiser).update, []
-
-    def dies(self: Any, *args: Any, **options: Any) -> Any:
-        if done:
-            raise Killed
-        done.append(1)
-        return update(self, *args, **options)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(type(killed.optimiser), "update", dies)
-        run(killed, Notes())  # type: ignore[arg-type]
+    killed_in_update(toy_session(tmp_path / "killed", start=start), 1, monkeypatch)
     segment = segment_file(tmp_path / "killed", 1)
     assert is_sealed(segment)
     before = segment.read_bytes()

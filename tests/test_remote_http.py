@@ -45,6 +45,7 @@ def test_those_who_are_told_the_same_do_not_come_back_at_once():
 
 def test_an_outage_is_waited_out_once_until_it_is_another_one(monkeypatch):
     monkeypatch.setattr(remote_http, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(remote_http.random, "uniform", lambda low, high: high)  # no later pause is shorter
     patience, trouble = Patience(0.2), Transient("away")
     assert asyncio.run(_until_impatient(patience, trouble)) > 1
     patience.lapse()

@@ -12,7 +12,7 @@ import pytest
 from graphs.ledger import LedgerWriter
 from graphs.trajectory import Trajectory
 from tests.ppo_toy import start_adapter, toy_session
-from tests.test_ppo import Killed, Notes, same, state_of
+from tests.test_ppo import Notes, killed_in_update, same, state_of
 from training.checkpoint import LATEST, State, read_state
 from training.dropped import NothingLeftError
 from training.ppo import run
@@ -91,18 +91,7 @@ def test_killed_behind_a_batch_that_was_left_out_the_resumed_run_ends_the_same(
     whole = replaying(ledger, "whole")
     assert run(whole, Notes()) == 0  # type: ignore[arg-type]
     assert counts(whole.state) == (2, 3, 9, {"other-text": 9}) and whole.state.version == 2
-    killed, done = replaying(ledger, "killed"), []
-    update = type(killed.optimiser).update
-
-    def dies(self: Any, *args: Any, **options: Any) -> Any:
-        if done:
-            raise Killed
-        done.append(1)
-        return update(self, *args, **options)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(type(killed.optimiser), "update", dies)
-        run(killed, Notes())  # type: ignore[arg-type]
+    killed_in_update(replaying(ledger, "killed"), 1, monkeypatch)
     assert counts(read_state(tmp_path / "killed" / LATEST)) == (1, 2, 3, {"other-text": 9})
     resumed = replaying(ledger, "killed")
     assert run(resumed, Notes()) == 0  # type: ignore[arg-type]

@@ -143,14 +143,14 @@ def load_speaker(config: CollectConfig) -> tuple[SharedModel | RemotePolicy, Pro
 
 
 def _served(config: CollectConfig, server: str, prompts: Prompts) -> RemotePolicy:
-    from agents.remote_reach import reach
+    from agents.remote import RemotePolicy
+    from agents.remote_reach import reach, seat
 
-    remote = reach(server, config.model, prompts_digest(prompts))
+    remote = reach(RemotePolicy, server, config.model, prompts_digest(prompts))
     if config.adapter is not None:
         folder = Path(config.adapter).expanduser()
-        info = read_adapter(folder, text=remote.identity["text"])
-        remote.load_adapter("default", folder)
-        remote.adapter, remote.version = "default", str(info.version)
+        read_adapter(folder, text=remote.identity["text"])
+        seat(remote, "default", folder)
     return remote
 
 

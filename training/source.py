@@ -26,37 +26,6 @@ from training.update import start_critic
 _log = logging.getLogger("jade.ppo")
 
 
-def executions(
-    session: Session,
-    batches: Iterator[Sequence[Trajectory]] | None,
-    clock: Clock,
-    on_done: Callable[[Trajectory], None] | None = None,
-) -> Sequence[Trajectory] | None:
-    """Return what is learned from next; None where the replayed ledger is at its end.
-
-    Args:
-        session: Who learns.
-        batches: As `ledger_batches` returned them; None = executions are collected.
-        clock: Counts where the time goes.
-        on_done: Called with each execution as it is recorded.
-
-    Raises:
-        LedgerError: The segment cannot be written or sealed, or every run failed.
-    """
-    if batches is not None:
-        with clock.stage("ledger"):
-            return next(batches, None)
-    iteration, worlds, timing = session.state.iteration, session.worlds, Timing()
-    world = worlds[iteration % len(worlds)]  # one environment an update
-    started = time.perf_counter()
-    visit, policy = iteration // len(worlds), speaker(session)
-    runs = gather(
-        world, session.players, session.config, iteration, visit, policy=policy, timing=timing, on_done=on_done
-    )
-    clock.collected(timing, time.perf_counter() - started, tokens_of(runs) if timing.total else 0)
-    return runs
-
-
 def next_rollout(
     session: Session,
     batches: Iterator[Sequence[Trajectory]] | None,
@@ -77,7 +46,7 @@ def next_rollout(
         NothingLeftError: Nothing of what was collected can be trained on.
         LedgerError: The segment cannot be written or sealed, or every run failed.
     """
-    while (runs := executions(session, batches, clock, on_done)) is not None:
+    while (runs := _executions(session, batches, clock, on_done)) is not None:
         try:
             with clock.stage("score"):
                 rollout = _prepared(session, runs)
@@ -93,6 +62,27 @@ def next_rollout(
             note_batch(session.state, len(rollout.buffer.trajectories), rollout.dropped.counts)
         return rollout
     return None
+
+
+def _executions(
+    session: Session,
+    batches: Iterator[Sequence[Trajectory]] | None,
+    clock: Clock,
+    on_done: Callable[[Trajectory], None] | None,
+) -> Sequence[Trajectory] | None:
+    """Return what is learned from next; None where the replayed ledger is at its end."""
+    if batches is not None:
+        with clock.stage("ledger"):
+            return next(batches, None)
+    iteration, worlds, timing = session.state.iteration, session.worlds, Timing()
+    world = worlds[iteration % len(worlds)]  # one environment an update
+    started = time.perf_counter()
+    visit, policy = iteration // len(worlds), speaker(session)
+    runs = gather(
+        world, session.players, session.config, iteration, visit, policy=policy, timing=timing, on_done=on_done
+    )
+    clock.collected(timing, time.perf_counter() - started, tokens_of(runs) if timing.total else 0)
+    return runs
 
 
 def _prepared(session: Session, runs: Sequence[Trajectory]) -> Rollout:

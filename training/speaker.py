@@ -30,9 +30,10 @@ def reach_server(server: str | None, shared: SharedModel) -> RemotePolicy | None
     """
     if server is None:
         return None
+    from agents.remote import RemotePolicy
     from agents.remote_reach import reach
 
-    remote = reach(server, TextSide.of(shared), shared.text_digest)
+    remote = reach(RemotePolicy, server, TextSide.of(shared), shared.text_digest)
     logprobs = remote.identity["logprobs"]
     if logprobs != "exact":
         raise ConfigError(
