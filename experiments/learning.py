@@ -220,8 +220,9 @@ def train_arm(starts: Mapping[str, tuple[Start, Measure]], arm: Arm) -> dict[str
         arm: Its options are those of `learn`.
     """
     start, before = starts[str(arm.options.get("select", "role"))]
+    measured = None if "workflow" in arm.options else before  # a fixed workflow begins elsewhere
     with tempfile.TemporaryDirectory() as scratch:
-        found = _alone((start, Path(scratch), {**arm.options, "seed": arm.seed, "before": before}))
+        found = _alone((start, Path(scratch), {**arm.options, "seed": arm.seed, "before": measured}))
     after = found.after
     shown = {"f1": after.f1, "turns": after.turns, "retrievals": after.retrievals, "sampled_f1": after.sampled_f1}
     metrics = {f"eval/tiny/{name}": value for name, value in shown.items()} | {"eval/regret": after.regret}

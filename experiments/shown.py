@@ -88,16 +88,22 @@ def arm_table(rows: Sequence[Row], columns: Mapping[str, Column] = COLUMNS) -> s
     return table(["arm", *columns], lines)
 
 
-def comparison_table(rows: Sequence[Row], baseline: str) -> str:
+def comparison_table(rows: Sequence[Row], baseline: str, apart: bool | None = None) -> str:
     """Return a Markdown table of every arm's F1 against a baseline's, paired by question; Holm-corrected.
 
-    Where arms began from different warm starts their gains are compared (F1 after − before), since the better start
-    alone would win. Empty where the baseline has no row, or nothing is to be compared.
+    Empty where the baseline has no row, or nothing is to be compared.
+
+    Args:
+        rows: Of all arms.
+        baseline: Name of the arm that the others are compared with.
+        apart: Compare gains (F1 after − before) and not F1; None = where arms began from different warm starts, since
+            the better start alone would win.
     """
     found = groups(rows)
     if baseline not in found or len(found) < 2:
         return ""
-    apart = len({item.before.scores for mine in found.values() for item in mine}) > 1
+    if apart is None:
+        apart = len({item.before.scores for mine in found.values() for item in mine}) > 1
     compared = compare_all({name: (gains if apart else scores)(mine) for name, mine in found.items()}, baseline)
     lines = [
         [
@@ -144,6 +150,8 @@ def arm_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
     return {"f1-by-arm.png": figure}
 
 
-def tables(rows: Sequence[Row], baseline: str, columns: Mapping[str, Column] = COLUMNS) -> str:
-    """Return both tables."""
-    return "\n\n".join(part for part in (arm_table(rows, columns), comparison_table(rows, baseline)) if part)
+def tables(
+    rows: Sequence[Row], baseline: str, columns: Mapping[str, Column] = COLUMNS, apart: bool | None = None
+) -> str:
+    """Return both tables; `apart` as `comparison_table` takes it."""
+    return "\n\n".join(part for part in (arm_table(rows, columns), comparison_table(rows, baseline, apart)) if part)

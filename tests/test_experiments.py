@@ -10,10 +10,11 @@ from agents.errors import ConfigError
 from experiments import tinyworld as tiny
 from experiments.arms import Arm, Results, Row
 from experiments.credit import credit
-from experiments.learning import Learned, Measure, all_options, learned, tiny_options
+from experiments.learning import Learned, Measure, all_options, learned, tiny_options, train_arm
 from experiments.penalties import against, controllers, figures, penalties, show
 from experiments.sensitivity import sensitivity
 from experiments.shown import arm_figures, arm_table, comparison_table
+from experiments.tinybaselines import tinybaselines
 from experiments.tinyworld import tinyworld
 
 
@@ -61,7 +62,9 @@ def test_rows_that_were_written_before_costs_were_kept_by_question_still_read(tm
     assert learned(found).after.turns == 2.0 and learned(found).after.turns_by_question == ()
 
 
-@pytest.mark.parametrize(("make", "count"), [(penalties, 10), (credit, 16), (sensitivity, 11), (tinyworld, 2)])
+@pytest.mark.parametrize(
+    ("make", "count"), [(penalties, 10), (credit, 16), (sensitivity, 11), (tinyworld, 2), (tinybaselines, 6)]
+)
 def test_every_arm_is_a_training_run_that_can_be_configured(make: Any, count: int, tmp_path: Path) -> None:
     arms = make(2, 6).arms
     assert len(arms) == 2 * count and len({(arm.name, arm.seed) for arm in arms}) == 2 * count
@@ -73,7 +76,7 @@ def test_every_arm_is_a_training_run_that_can_be_configured(make: Any, count: in
 
 
 def test_experiments_share_the_arm_that_each_compares_with() -> None:
-    firsts = [make(1, 8).arms[0].options for make in (tinyworld, penalties, credit, sensitivity)]
+    firsts = [make(1, 8).arms[0].options for make in (tinyworld, penalties, credit, sensitivity, tinybaselines)]
     assert len({str(sorted(all_options(options).items())) for options in firsts}) == 1
     assert all_options({"control": True})["permute_rewards"] and all_options({"lam": 0.5})["lam"] == 0.5
 
@@ -142,6 +145,28 @@ def test_arms_that_began_apart_are_compared_by_their_gains(tmp_path: Path) -> No
     assert "| full | 1 | 0.600 | 0.700 [" in arm_table(rows) and "| arm | seeds | F1 before |" in arm_table(rows)
     alike = comparison_table([rows[0], row(results, Arm("other", 0), 0.7, 1.0)], "role")
     assert "| other | +0.100 [" in alike and "gain in F1" not in alike
+
+
+def test_what_baselines_reach_is_compared_wherever_they_began(tmp_path: Path) -> None:
+    results, arms = Results(tmp_path / "r.jsonl"), {arm.name: arm for arm in tinybaselines(1, 4).arms}
+    rows = [row(results, arms["joint"], 0.6, 1.0), row(results, arms["R,AG, always"], 0.7, 1.0, began=0.6)]
+    shown = tinybaselines(1, 4).table(rows)
+    assert "| R,AG, always | +0.100 [" in shown and "gain in F1" not in shown
+
+
+def test_a_fixed_workflow_is_measured_before_it_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def trained(job: tuple[Any, Path, dict[str, Any]]) -> Learned:
+        told.append(job[2]["before"])
+        return Learned("loo", "all", False, 0, measured(0.1, 1.0, 0.5), measured(0.2, 1.0, 0.5), 1.0, (0.1,))
+
+    monkeypatch.setattr("experiments.learning._alone", trained)
+    planned: Any = measured(0.3, 1.0, 0.5)
+    starts: Any = {"role": (None, planned)}
+    for arm in (Arm("joint", 0, {}), Arm("chain", 0, {"workflow": "R,AG"})):
+        train_arm(starts, arm)
+    assert told == [planned, None]
 
 
 def test_the_spread_over_seeds_stands_beside_the_interval_over_questions(tmp_path: Path) -> None:
