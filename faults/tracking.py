@@ -121,7 +121,7 @@ def run(plan: Plan) -> Iterator[Row]:
         process = start(train, job)
         _reaches(job, process, job.iterations // 3)
         server.kill()
-        _ends(process, job)
+        ends(process, job)
         server.start()
         return 1
 
@@ -129,7 +129,7 @@ def run(plan: Plan) -> Iterator[Row]:
         process = start(train, job)
         _reaches(job, process, job.iterations // 3)
         server.stall(draw.uniform(2.0, 4.0))
-        _ends(process, job)
+        ends(process, job)
         return 1
 
     def away(job: Job) -> int:
@@ -146,10 +146,22 @@ def run(plan: Plan) -> Iterator[Row]:
     with running(server):
         for name, (done, fault) in scenes.items():
             job = replace(calm, output=str(plan.folder / name), store=server.address)
-            yield _row(plan, calm, job, done, fault)
+            yield tracked(calm, job, "the MLflow server", done, fault)
 
 
-def _row(plan: Plan, calm: Job, job: Job, done: str, fault: Callable[[Job], int]) -> Row:
+def tracked(calm: Job, job: Job, part: str, done: str, fault: Callable[[Job], int]) -> Row:
+    """Do a fault to a tracked job, deliver what waits then, and count.
+
+    Args:
+        calm: An untracked job of the same options that nothing happened to.
+        job: The tracked one, not begun.
+        part: What is disturbed.
+        done: What is done to it.
+        fault: Lives the job while it does that, and returns how often.
+
+    Raises:
+        RuntimeError: The job ended by itself, or what waited cannot be delivered.
+    """
     began = time.monotonic()
     times = fault(job)
     report = Path(f"{job.output}.delivered.json")
@@ -157,13 +169,13 @@ def _row(plan: Plan, calm: Job, job: Job, done: str, fault: Callable[[Job], int]
         raise RuntimeError(f"what waited could not be delivered; see {job.output}.log")
     sent = Delivered(**json.loads(report.read_text(encoding="utf-8")))
     seconds = time.monotonic() - began
-    found = books(job.folder / "ledger", examples_of(plan.questions))
+    found = books(job.folder / "ledger", examples_of(job.questions))
     told = (
         f"{sent.waited} operations waited on disk, {sent.still} wait after delivery; {sent.numbers - sent.missing} of "
         f"{sent.numbers} numbers are on the server"
     )
     same = same_weights(calm.folder, job.folder)
-    return Row("the MLflow server", done, times, found, same, seconds, lost=sent.still + sent.missing, note=told)
+    return Row(part, done, times, found, same, seconds, lost=sent.still + sent.missing, note=told)
 
 
 def _reaches(job: Job, process: ForkServerProcess, iteration: int) -> None:
@@ -175,7 +187,12 @@ def _reaches(job: Job, process: ForkServerProcess, iteration: int) -> None:
         time.sleep(0.05)
 
 
-def _ends(process: ForkServerProcess, job: Job) -> None:
+def ends(process: ForkServerProcess, job: Job) -> None:
+    """Wait until a job has ended well.
+
+    Raises:
+        RuntimeError: It has not.
+    """
     status = waited(process)
     if status != 0:
         raise RuntimeError(f"the job ended with {status}; see {job.output}.log")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from training.learner import Learner
 from training.rows import Row
 from training.sft import split_rows
 from training.sft_config import SFTConfig
-from training.supervised import Warmup, supervised_buffer, supervised_calls
+from training.supervised import Warmup, row_weights, supervised_buffer, supervised_calls
 
 
 class Silent:
@@ -72,6 +74,19 @@ def test_weights_follow_the_role_weights_and_sum_to_one() -> None:
         mass[row.call.role] += float(weight * count)
     assert sum(mass.values()) == pytest.approx(1.0)
     assert mass["planner"] == pytest.approx(0.75)
+
+
+def test_a_row_weighs_what_its_source_is_worth() -> None:
+    given, shared = rows(2), toy_model()
+    doubtful = [replace(given[0], weight=0.5), *given[1:], replace(given[1], target_text="x " * 5000)]
+    calls = supervised_calls(doubtful, shared)
+    assert len(calls) == len(given), "a target that is too long is left out"
+    own = row_weights(doubtful, calls)
+    assert own == [0.5, *[1.0] * (len(given) - 1)]
+    weights = supervised_buffer(calls, {}, own).weights
+    assert weights is not None
+    mass = [float(weight) * len(call.response_ids) for weight, call in zip(weights, calls, strict=True)]
+    assert mass[0] == pytest.approx(0.5 * mass[1]) and sum(mass) == pytest.approx(1.0)
 
 
 def test_the_loss_falls_and_only_the_adapter_moves() -> None:

@@ -44,7 +44,7 @@ from training.rejection import Best, Rule, best_runs, ledger_gold, supervised
 from training.rows import Row
 from training.sft_config import SFTConfig
 from training.sole_writer import sole_writer
-from training.supervised import PROMPTS, Warmup, held_out_loss, supervised_buffer, supervised_calls
+from training.supervised import PROMPTS, Warmup, held_out_loss, row_weights, supervised_buffer, supervised_calls
 from training.warmstart import WarmStart, bundled_sets, dev_questions, summary, warmstart_rows
 
 _log = logging.getLogger("jade.sft")
@@ -233,7 +233,9 @@ def _train(config: SFTConfig, dry_run: bool, ranks: Ranks) -> Path | None:
     best, warm = recorded_runs(config, gold, shared), derived_rows(config)
     recorded = list(supervised(best.runs, shared.end_token))
     rows, held = split_rows(warm.rows, config.held_out)
-    buffer = supervised_buffer([*supervised_calls(rows, shared), *recorded], config.role_weights)
+    derived = supervised_calls(rows, shared)
+    weights = [*row_weights(rows, derived), *(1.0 for _ in recorded)]
+    buffer = supervised_buffer([*derived, *recorded], config.role_weights, weights)
     sources = "\n\n".join([summary(warm.rows)] * bool(warm.rows) + [best.summary()] * bool(recorded))
     _log.info("%s\n%d rows, %d tokens", sources, len(buffer), int(buffer.lengths.sum()))
     if dry_run:

@@ -71,8 +71,20 @@ def supervised_calls(rows: Sequence[Row], shared: SharedModel) -> list[Call]:
     return calls
 
 
-def supervised_buffer(calls: Sequence[Call], role_weights: dict[str, float]) -> RolloutBuffer:
+def row_weights(rows: Sequence[Row], calls: Sequence[Call]) -> list[float]:
+    """Return, for each call that `supervised_calls` made of some rows, the weight of its row."""
+    return [rows[int(call.id)].weight for call in calls]
+
+
+def supervised_buffer(
+    calls: Sequence[Call], role_weights: dict[str, float], weights: Sequence[float] | None = None
+) -> RolloutBuffer:
     """Put calls into a buffer, one trajectory each, with weights that sum to 1 over the buffer.
+
+    Args:
+        calls: In the buffer's order.
+        role_weights: Role → weight of its calls; 1 where not named.
+        weights: Each call's own, which multiplies its role's; None = 1.
 
     Raises:
         ConfigError: There are no calls.
@@ -82,10 +94,10 @@ def supervised_buffer(calls: Sequence[Call], role_weights: dict[str, float]) -> 
     runs = [Trajectory(run=f"{i}", question="", answer="", outcome="ok", calls=(call,)) for i, call in enumerate(calls)]
     buffer = RolloutBuffer.of(runs).weighed("trajectory")
     assert buffer.weights is not None
-    scale = [role_weights.get(row.call.role, 1.0) for row in buffer.rows]
-    weights = buffer.weights * scale
-    total = float((weights * buffer.counts).sum())
-    return buffer.reweighed(weights / total)
+    own = [1.0] * len(calls) if weights is None else weights
+    scale = [role_weights.get(call.role, 1.0) * weight for call, weight in zip(calls, own, strict=True)]
+    scaled = buffer.weights * scale
+    return buffer.reweighed(scaled / float((scaled * buffer.counts).sum()))
 
 
 class Warmup:
@@ -175,7 +187,7 @@ def held_out_loss(learner: Learner, rows: Sequence[Row], config: SFTConfig) -> d
     calls = supervised_calls(rows, learner.shared)
     if not calls:
         return {}
-    buffer, total = supervised_buffer(calls, config.role_weights), 0.0
+    buffer, total = supervised_buffer(calls, config.role_weights, row_weights(rows, calls)), 0.0
     with torch.no_grad():
         for part in minibatches(buffer.lengths, 1, config.token_budget, (config.seed, 0))[0]:
             total += float(_losses(learner, buffer, part)[1].sum())
