@@ -22,6 +22,7 @@ from evaluation.config import read_config, run_command
 from evaluation.evaluate import check
 from evaluation.evaluate import log_as as log_asking
 from evaluation.evaluate_config import EvalConfig
+from evaluation.figures import whiskers
 from evaluation.macro import macro_interval
 from evaluation.ranks import ALONE
 from evaluation.report_markdown import table
@@ -199,7 +200,7 @@ def figures(config: BaselinesConfig, rows: Sequence[Row]) -> Mapping[str, Figure
         before, after = (macro_interval(sets_of(comparison, name)) for name in config.systems(row["arm"]))
         axes.plot([before.mean, after.mean], [place, place], "-", color="0.8", zorder=0)
         axes.plot([before.mean], [place], "o", color="C0", mfc="white", label="before" if place == 0 else None)
-        spread = [[after.mean - after.low], [after.high - after.mean]]
+        spread = whiskers((after.mean, after.low, after.high))
         axes.errorbar([after.mean], [place], xerr=spread, fmt="o", color="C0", label="after" if place == 0 else None)
     axes.set_yticks(range(len(trained)), [row["arm"] for row in trained])
     axes.invert_yaxis()

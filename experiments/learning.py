@@ -21,24 +21,19 @@ from typing import Any
 
 import torch
 
-from agents.workflow import BY_TEXT, Topology
 from evaluation.config import run_command
-from evaluation.metrics import token_f1
 from experiments.arms import Arm, Job, Results, Row
 from experiments.borrowed import borrow
 from experiments.conduct import Experiment, conduct
-from graphs.collection import collect
-from graphs.trajectory import Trajectory
-from training import tinyworld
+from experiments.measured import Measure, measure
 from training.gold import Gold
 from training.history import read_metrics
 from training.lead import Untracked
 from training.ppo import run
 from training.ppo_config import PPOConfig
-from training.rollout import World, run_options
+from training.rollout import World
 from training.session import Session, begin
 from training.tinymodel import TINY_PROMPTS
-from training.tinyoracle import regret
 from training.tinystart import Start, tiny_graph, warm_start
 
 _log = logging.getLogger("jade.experiments")
@@ -48,29 +43,6 @@ CURVE = (
     "update/kl",
 )  # fmt: skip
 """Metrics of each iteration that a row keeps."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Held-out numbers of one policy."""
-
-    f1: float
-    """Greedy."""
-    regret: float
-    """Greedy."""
-    sampled_f1: float
-    """At τ = 1."""
-    sampled_regret: float
-    turns: float
-    """Mean a question, greedy; likewise the next two."""
-    retrievals: float
-    single: float
-    """Share of questions whose plan is a single round."""
-    scores: tuple[float, ...] = ()
-    """Greedy F1 of each held-out question."""
-    turns_by_question: tuple[float, ...] = ()
-    """Greedy, as `scores`; empty in rows that were written before it was kept, and so is the next."""
-    retrievals_by_question: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,46 +75,6 @@ def tiny_options(folder: Path, **changes: Any) -> PPOConfig:
         "on_alarm": "continue",
     }  # fmt: skip
     return PPOConfig(**{**fields, **changes})
-
-
-def measure(session: Session, world: tinyworld.World) -> Measure:
-    """Measure the trained adapter on the held-out questions of a world, greedily and at τ = 1."""
-    greedy, sampled = (_held_out(session, temperature) for temperature in (0.0, 1.0))
-    f1 = [[token_f1(run.answer, item.answers) for run, item in zip(runs, world.dev, strict=True)]
-          for runs in (greedy, sampled)]  # fmt: skip
-    turns, retrievals = (
-        tuple(map(float, costs)) for costs in ([run.turns for run in greedy], [len(run.retrievals) for run in greedy])
-    )
-    lost = [[regret(world, run.question, run.workflow or {"plan": "AG"}) for run in runs] for runs in (greedy, sampled)]
-    return Measure(
-        f1=mean(f1[0]),
-        regret=mean(lost[0]),
-        sampled_f1=mean(f1[1]),
-        sampled_regret=mean(lost[1]),
-        turns=mean(turns),
-        retrievals=mean(retrievals),
-        single=mean([_single_round(run) for run in greedy]),
-        scores=tuple(f1[0]),
-        turns_by_question=turns,
-        retrievals_by_question=retrievals,
-    )
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of at least one number."""
-    return sum(values) / len(values)
-
-
-def _single_round(run: Trajectory) -> bool:
-    return BY_TEXT[str((run.workflow or {"plan": "AG"})["plan"])].topology is Topology.SINGLE_ROUND
-
-
-def _held_out(session: Session, temperature: float) -> list[Trajectory]:
-    world = session.worlds[0]
-    graph = world.graph.with_recorder(adapters=session.players.adapters())
-    options = {**run_options(session.config, 12345), "record": "off", "temperature": temperature}
-    questions = [{"question": example.question, "id": example.id} for example in world.dev]
-    return collect(graph, questions, policy=session.players.shared, in_flight=128, **options)
 
 
 def learn(

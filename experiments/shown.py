@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from evaluation.figures import whiskers
 from evaluation.report_markdown import table
 from evaluation.statistics import compare_all, interval
 from experiments.arms import Row, by_arm
-from experiments.learning import Learned, learned, mean
+from experiments.learning import Learned, learned
+from experiments.measured import mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,7 +143,7 @@ def arm_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
     axes = figure.subplots()
     for place, mine in enumerate(found.values()):
         f1 = interval(scores(mine))
-        axes.errorbar([f1.mean], [place], xerr=[[f1.mean - f1.low], [f1.high - f1.mean]], fmt="o", color="C0")
+        axes.errorbar([f1.mean], [place], xerr=whiskers((f1.mean, f1.low, f1.high)), fmt="o", color="C0")
         axes.plot([item.after.f1 for item in mine], [place] * len(mine), ".", color="0.6", zorder=0)
     axes.set_yticks(range(len(found)), list(found), fontsize=8)
     axes.invert_yaxis()

@@ -21,7 +21,8 @@ from agents.errors import ConfigError
 from evaluation.statistics import interval
 from experiments.arms import Row, seeded
 from experiments.conduct import Experiment
-from experiments.learning import Learned, learn_all, learned, mean, tiny_experiment
+from experiments.learning import Learned, learn_all, learned, tiny_experiment
+from experiments.measured import mean
 from experiments.shown import arm_figures, comparison_table, gains, spread
 
 __all__ = ["Learned", "gains", "learn_all", "table", "tinyworld"]

@@ -26,6 +26,7 @@ from agents.planner import PLANNER
 from evaluation.config import read_config, run_command
 from evaluation.evaluate import check, gather, publish
 from evaluation.evaluate_config import EvalConfig
+from evaluation.figures import whiskers
 from evaluation.loading import load_base, load_other, open_retrievers
 from evaluation.macro import macro_compare
 from evaluation.report_markdown import table
@@ -187,7 +188,7 @@ def figures(config: TransferConfig, rows: Sequence[Row]) -> Mapping[str, Figure]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for row, item in zip(rows, compared(config, rows), strict=True):
-        spread = [[item.difference - item.low], [item.high - item.difference]]
+        spread = whiskers((item.difference, item.low, item.high))
         axes.errorbar([row["parameters"]], [item.difference], yerr=spread, fmt="o", label=row["arm"])
     axes.axhline(0, color="0.5", lw=0.8)
     axes.set_xscale("log")

@@ -24,6 +24,7 @@ from evaluation.config import read_config, run_command
 from evaluation.evaluate import check
 from evaluation.evaluate import log_as as log_asking
 from evaluation.evaluate_config import EvalConfig
+from evaluation.figures import whiskers
 from evaluation.macro import macro_interval
 from evaluation.metrics import normalize_squad
 from evaluation.ranks import ALONE
@@ -218,7 +219,7 @@ def figures(config: YesNoConfig, task: Task, rows: Sequence[Row]) -> Mapping[str
     left, right = figure.subplots(1, 2)
     for place, (_, sets) in enumerate(asked_ones):
         mean = macro_interval(sets)
-        left.errorbar([place], [mean.mean], yerr=[[mean.mean - mean.low], [mean.high - mean.mean]], fmt="o", color="C0")
+        left.errorbar([place], [mean.mean], yerr=whiskers((mean.mean, mean.low, mean.high)), fmt="o", color="C0")
     left.axhline(macro_interval(share).mean, color="0.4", ls="--", label=constant)
     left.set_xticks(range(len(asked_ones)), [name for name, _ in asked_ones])
     left.set_xlim(-0.5, max(0.5, len(asked_ones) - 0.5))

@@ -10,7 +10,8 @@ from agents.errors import ConfigError
 from experiments import tinyworld as tiny
 from experiments.arms import Arm, Results, Row
 from experiments.credit import credit
-from experiments.learning import Learned, Measure, all_options, learned, tiny_options, train_arm
+from experiments.learning import Learned, all_options, learned, tiny_options, train_arm
+from experiments.measured import Measure
 from experiments.penalties import against, controllers, figures, penalties, show
 from experiments.sensitivity import sensitivity
 from experiments.shown import arm_figures, arm_table, comparison_table
@@ -134,6 +135,30 @@ def test_a_controllers_costs_are_paired_by_question_and_corrected_over_the_contr
     assert "1.00 against 1.50: -0.50 [-0.50, -0.50], p 0.006, fewer |" in lines[2]
     # F1: 2 of 10 questions differ, p = 0.5 alone and 1 among three
     assert all("| +0.200 [" in line and "| 1.000 | not resolved |" in line for line in lines)
+
+
+def test_at_the_temperature_of_training_a_controller_is_compared_as_well(tmp_path: Path) -> None:
+    results, arms = Results(tmp_path / "r.jsonl"), {arm.name: arm for arm in penalties(1, 4, prices=[0.3]).arms}
+
+    def told(score: float, turns: float) -> Measure:
+        costs = {"sampled_turns_by_question": (turns,) * 10, "sampled_retrievals_by_question": (1.0,) * 10}
+        return replace(measured(0.5, 1.0, 0.5), sampled_scores=(score,) * 10, **costs)  # type: ignore[arg-type]
+
+    rows = [row(results, arms["both 0.3"], 0.5, 1.0, after=told(0.4, 2.0))]
+    assert against(rows, "sampled_") == ""
+    (arm,) = controllers(rows)
+    rows.append(row(results, arm, 0.5, 1.0, after=told(0.6, 1.5)))
+    shown = against(rows, "sampled_")
+    assert "at τ = 1" in shown and "| +0.200 [+0.200, +0.200] |" in shown
+    assert "1.50 against 2.00: -0.50 [-0.50, -0.50], p 0.002, fewer | 1.00 against 1.00: +0.00" in shown
+    assert shown in show(rows) and "| +0.000 [" in against(rows)
+    unknown = [rows[0], row(results, arm, 0.5, 1.0)]
+    assert against(unknown, "sampled_") == "", "rows that were written before know no samples by question"
+
+
+def test_prices_can_be_cut() -> None:
+    named = [arm.name for arm in penalties(1, 4, prices=[0.3, 0.3], both=True).arms]
+    assert named == ["no price", "both 0.3"]
 
 
 def test_arms_that_began_apart_are_compared_by_their_gains(tmp_path: Path) -> None:
