@@ -13,9 +13,10 @@ from graphs.recorded import RecordedGraph
 from serving.app import create_app
 from serving.config import ServeConfig
 from serving.desk import Desk
+from serving.slow import MOST_HEAD, CutOff, HeadLimit
 
 LAST_BYTES_SECONDS = 10
-"""How long a client may take to read its answer once the server stops."""
+"""How long a client may take to send its request, or to read its answer, once nothing runs any more."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -49,8 +50,11 @@ def make_server(graph: RecordedGraph, config: ServeConfig) -> DrainingServer:
     """Return a server that is not started yet; give `run` or `serve` the socket of `listen`."""
     app = create_app(graph, config)
     settings = uvicorn.Config(
-        app,
+        CutOff(app),
         lifespan="on",
+        http=HeadLimit,
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEAD,
         log_config=None,
         access_log=False,
         server_header=False,
