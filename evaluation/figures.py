@@ -46,6 +46,25 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
+def whiskers(*found: tuple[float, float, float]) -> list[list[float]]:
+    """Return the lengths of error bars, (2, n): below and above each mean, as matplotlib takes them.
+
+    Never below 0, which matplotlib refuses: the interval of equal values may miss their mean by rounding, and that of
+    few resamples by more.
+
+    Args:
+        found: (mean, low, high) of each bar.
+
+    >>> whiskers((0.5, 0.25, 0.75), (1.0, 0.5, 0.9))
+    [[0.25, 0.5], [0.25, 0.0]]
+    """
+    below, above = (
+        [max(0.0, mean - low) for mean, low, _ in found],
+        [max(0.0, high - mean) for mean, _, high in found],
+    )
+    return [below, above]
+
+
 def cost_figure(report: Mapping[str, Any], metric: str, label: str) -> Figure:
     """Draw F1 (with intervals) against a cost, one panel a set and one for the macro mean."""
     names = [MACRO, *report["sets"]] if len(report["sets"]) > 1 else list(report["sets"])
@@ -69,7 +88,7 @@ def _cost_panel(panel: Axes, report: Mapping[str, Any], name: str, metric: str) 
         means = report["means"][system][name]
         cost, f1 = means[metric]["mean"], means["f1"]
         points.append((cost, f1["mean"]))
-        spread = [[f1["mean"] - f1["low"]], [f1["high"] - f1["mean"]]]
+        spread = whiskers((f1["mean"], f1["low"], f1["high"]))
         panel.errorbar([cost], [f1["mean"]], yerr=spread, fmt="o", color=f"C{place % 10}", label=_short(system))
     front = pareto(points)
     panel.plot([points[place][0] for place in front], [points[place][1] for place in front], "k--", lw=0.8, zorder=0)

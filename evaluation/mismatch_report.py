@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from evaluation.figures import whiskers
 from evaluation.macro import macro_compare
 from evaluation.mismatch_config import MismatchConfig
 from evaluation.report import MACRO, Sampling
@@ -227,7 +228,7 @@ def plans_figure(mismatch: Mapping[str, Any]) -> Figure:
         mine = [row for row in mismatch["plans"] if row["executors"] == name]
         places = [plans.index(row["plan"]) + 0.12 * (number - (len(executors) - 1) / 2) for row in mine]
         gains = [row["difference"] for row in mine]
-        spread = [[row["difference"] - row["low"] for row in mine], [row["high"] - row["difference"] for row in mine]]
+        spread = whiskers(*((row["difference"], row["low"], row["high"]) for row in mine))
         panel.errorbar(places, gains, yerr=spread, fmt="o", label=f"{name} executors")
     panel.axhline(0, color="0.5", lw=0.8)
     panel.set_xticks(range(len(plans)), plans)
@@ -237,4 +238,4 @@ def plans_figure(mismatch: Mapping[str, Any]) -> Figure:
 
 
 def _spread(cells: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-    return [[cell["mean"] - cell["low"] for cell in cells], [cell["high"] - cell["mean"] for cell in cells]]
+    return whiskers(*((cell["mean"], cell["low"], cell["high"]) for cell in cells))

@@ -6,12 +6,13 @@ no citation) are averaged over the others, whose number stands beside them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from evaluation.breakdown import Table, breakdown, by_set
 from evaluation.dataset import Example
 from evaluation.flow import flows_of
 from evaluation.macro import macro_compare, macro_interval
@@ -24,7 +25,6 @@ MACRO = "macro"
 WITH_INTERVALS = ("score", "em", "f1", "cover_em", "f1_jade")
 COMPARED = ("f1", "em", "cover_em", "turns", "retrievals", "tokens")
 """Metrics in which systems are compared with the baseline; each is one family for Holm's correction."""
-Table = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,10 @@ def build_report(
         "baseline": baseline,
         "means": {system: _means([grid[system, name] for name in sets], sampling) for system in systems},
         "comparisons": compare_systems(grid, systems, sets, baseline, sampling),
-        "hops": _breakdown(blocks, lambda record, example: str(example.hops)),
-        "types": _breakdown(blocks, lambda record, example: f"{example.dataset}: {example.type or '?'}"),
-        "plans": _breakdown(blocks, lambda record, example: record.plan or "(no plan)"),
+        "hops": breakdown(blocks, lambda record, example: str(example.hops)),
+        "types": breakdown(blocks, lambda record, example: f"{example.dataset}: {example.type or '?'}"),
+        "plans": breakdown(blocks, _plan),
+        "plans_by_set": by_set(blocks, _plan),
         "flows": flows_of(blocks),
         "validity": _validity(blocks),
         "failed": [_failure(record) for block in blocks for record in block.failed],
@@ -128,23 +129,8 @@ def compare_systems(
     return rows
 
 
-def _breakdown(blocks: Sequence[Block], group: Callable[[Record, Example], str]) -> Table:
-    """Return EM and F1 of every group of runs, over all sets."""
-    cells: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    totals: dict[str, int] = {}
-    for block in blocks:
-        scores = zip(*(block.run_values(metric) for metric in ("em", "f1", "turns")), strict=True)
-        for (record, example), (em, f1, turns) in zip(block.runs, scores, strict=True):
-            cells.setdefault((block.system, group(record, example)), []).append((em, f1, turns))
-            totals[block.system] = totals.get(block.system, 0) + 1
-    rows: Table = []
-    for (system, name), values in sorted(cells.items(), key=lambda item: (list(totals).index(item[0][0]), item[0][1])):
-        em, f1, turns = np.array(values).mean(axis=0)
-        share = len(values) / totals[system]
-        rows.append(
-            {"system": system, "group": name, "n": len(values), "share": share, "em": em, "f1": f1, "turns": turns}
-        )
-    return [{key: float(v) if isinstance(v, np.floating) else v for key, v in row.items()} for row in rows]
+def _plan(record: Record, example: Example) -> str:
+    return record.plan or "(no plan)"
 
 
 def _validity(blocks: Sequence[Block]) -> Table:

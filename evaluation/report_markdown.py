@@ -10,6 +10,7 @@ from evaluation.statistics import alpha_of
 
 _LISTED = 50
 """Failed questions that are listed one by one; report.json has all."""
+_ALL = "All sets together. Where a number cannot be known of all runs, those that it is over stand in brackets."
 _VERDICT = {0: "not resolved", 1: "higher", -1: "lower"}
 _UNITS = {"turns": 2, "retrievals": 2, "tokens": 0}
 """Metric that is no share → decimals."""
@@ -22,8 +23,9 @@ def render(report: Mapping[str, Any]) -> str:
         _conditions(report),
         *(_means(report, name) for name in _names(report)),
         _comparisons(report),
-        _groups(report, "plans", "Chosen workflow", "All sets together; the plan of the question itself."),
-        _groups(report, "hops", "By hops of the question", "All sets together."),
+        _groups(report, "plans", "Chosen workflow", f"The plan of the question itself. {_ALL}"),
+        _plans_by_set(report),
+        _groups(report, "hops", "By hops of the question", _ALL),
         _groups(report, "types", "By question type", ""),
         _validity(report),
         _planner(report),
@@ -138,15 +140,44 @@ def _p(value: float) -> str:
 
 
 def _groups(report: Mapping[str, Any], key: str, title: str, note: str) -> str:
-    rows = [
-        [
-            *(f"`{row['system']}`", row["group"], str(row["n"]), f"{row['share']:.1%}"),
-            *(f"{row['em']:.3f}", f"{row['f1']:.3f}", f"{row['turns']:.2f}"),
-        ]
-        for row in report[key]
-    ]
-    body = table(["system", key.removesuffix("s"), "runs", "share", "EM", "F1", "turns"], rows)
+    k = report["conditions"].get("top_k", "k")
+    rows = []
+    for row in report[key]:
+        shares = [_known(row, metric, 3) for metric, _ in _SHARES]
+        costs = [_known(row, metric, digits) for metric, _, digits in _COSTS]
+        rows.append([f"`{row['system']}`", row["group"], str(row["n"]), f"{row['share']:.1%}", *shares, *costs])
+    names = [*(name.format(k=k) for _, name in _SHARES), *(name for _, name, _ in _COSTS)]
+    body = table(["system", key.removesuffix("s"), "runs", "share", *names], rows)
     return "\n\n".join(part for part in (f"## {title}", note, body) if part)
+
+
+_SHARES = (
+    ("em", "EM"), ("f1", "F1"), ("cover_em", "cover-EM"), ("recall_at_k", "recall@{k}"), ("support_f1", "passage F1"),
+    ("citation_precision", "citation P"),
+)  # fmt: skip
+"""What a group of runs shows between 0 and 1: metric and head; report.json has all metrics."""
+_COSTS = (("turns", "turns", 2), ("retrievals", "retrievals", 2), ("calls", "calls", 2), ("tokens", "tokens", 0),
+          ("seconds", "model s", 2))  # fmt: skip
+"""What a group of runs cost: metric, head and decimals."""
+
+
+def _known(row: Mapping[str, Any], metric: str, digits: int) -> str:
+    """Return a group's mean; where it is over a part of the runs, their number in brackets."""
+    if row[metric] is None:
+        return "–"
+    part = f" ({row['known'][metric]})" if metric in row["known"] else ""
+    return f"{row[metric]:.{digits}f}{part}"
+
+
+def _plans_by_set(report: Mapping[str, Any]) -> str:
+    """Return which workflows each system ran on each set; empty where there is but one set."""
+    if len(report["sets"]) < 2:
+        return ""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in report["plans_by_set"]:
+        found.setdefault((row["set"], row["system"]), []).append(f"{row['group']} {row['share']:.0%}")
+    rows = [[name, f"`{system}`", "; ".join(shares)] for (name, system), shares in found.items()]
+    return f"### Workflows by set\n\n{table(['set', 'system', 'shares of the runs'], rows)}"
 
 
 def _validity(report: Mapping[str, Any]) -> str:

@@ -252,7 +252,7 @@ def bootstrap_means(scores: Floats, resamples: int, key: int | Sequence[int]) ->
     values, counts = np.unique(scores, return_counts=True)
     if len(values) * _REPEATED <= size:
         drawn = [
-            generator.multinomial(size, counts / size, size=rows) @ (values / size)
+            generator.multinomial(size, counts / size, size=rows) @ values / size
             for rows in _chunks(resamples, len(values))
         ]
     else:

@@ -16,10 +16,10 @@ import pytest
 from agents.errors import ConfigError
 from benchmarks.evaluating import LIMIT_SECONDS, synthetic
 from evaluation.dataset import Example
-from evaluation.figures import cost_figure, pareto, validity_figure, workflow_figure
+from evaluation.figures import cost_figure, pareto, validity_figure, whiskers, workflow_figure
 from evaluation.macro import macro_compare, macro_interval
 from evaluation.planner import PlannerView
-from evaluation.records import Record, RecordStore, scores_of
+from evaluation.records import METRICS, Record, RecordStore, scores_of
 from evaluation.report import MACRO, Sampling, build_report
 from evaluation.report_markdown import render, summary, table
 from evaluation.results import Block
@@ -148,6 +148,15 @@ def test_means_comparisons_and_breakdowns_by_hand() -> None:
     assert groups["A", "2"]["n"] == 4 and groups["A", "1"]["em"] == 1.0 and groups["A", "2"]["share"] == 0.8
     assert {row["group"] for row in found["types"]} == {"one: bridge", "two: ?"}
     assert [row["group"] for row in found["plans"]] == ["R,AG", "QDS"]
+    two = groups["A", "2"]  # all of set one: every metric, those that cannot be known with their number
+    assert set(METRICS) < set(two) and two["f1"] == pytest.approx((1 + 2 / 3) / 4)
+    assert two["tokens"] == one["tokens"]["mean"] and two["recall_at_k"] == one["recall_at_k"]["mean"]
+    assert groups["A", "1"]["recall_at_k"] is None and groups["A", "1"]["known"]["recall_at_k"] == 0
+    plans = [(row["set"], row["system"], row["group"], row["n"], row["share"]) for row in found["plans_by_set"]]
+    assert plans == [
+        ("one", "A", "R,AG", 4, 1.0), ("one", "B", "QDS", 4, 1.0),
+        ("two", "A", "R,AG", 1, 1.0), ("two", "B", "QDS", 1, 1.0),
+    ]  # fmt: skip
     assert {"system": "B", "set": "one", "role": "planner", "calls": 4, "valid": 3, "truncated": 0} in found["validity"]
     assert [(row["id"], row["outcome"]) for row in found["failed"]] == [("q3", "crashed")]
 
@@ -180,6 +189,8 @@ def test_the_report_reads_as_markdown() -> None:
     lines = summary(report()).splitlines()
     assert len(lines) == 2 * 3 + 3 and all("not resolved" in line for line in lines[6:])
     assert table(["a"], [["x|y"]]).splitlines()[2] == "| x\\|y |"
+    assert "### Workflows by set" in text and "| two | `B` | QDS 100% |" in text
+    assert "| `A` | 1 | 1 | 20.0% | 1.000 | 1.000 | 1.000 | – |" in text
     assert "nor where p (Holm) is not below 0.05." in text
     assert "not below 0.1." in render({**report(), "conditions": {"level": 0.9}})
 
@@ -203,6 +214,17 @@ def test_figures_show_every_system() -> None:
     assert sum(patch.get_width() for patch in shares.patches) == pytest.approx(2.0)  # type: ignore[attr-defined]
     assert "75%" not in [text.get_text() for text in validity_figure(found).axes[0].texts]
     assert "80%" in [text.get_text() for text in validity_figure(found).axes[0].texts]
+
+
+def test_equal_scores_can_be_drawn() -> None:
+    """The mean of 49 ones is 1; that of their resamples must not be less by rounding, nor a bar be negative."""
+    examples = [replace(GOLD, id=f"q{place}") for place in range(49)]
+    rows = [[record(answer="Paris, France", id=example.id)] for example in examples]
+    for resamples in (500, 1):
+        found = build_report([Block("A", "toy", examples, rows)], "A", Sampling(resamples=resamples), {})
+        assert found["means"]["A"]["toy"]["f1"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 49}
+        assert cost_figure(found, "tokens", "tokens").axes
+    assert whiskers((0.1, 0.1 + 1e-17, 0.3), (0.5, 0.6, 0.7)) == [[0.0, 0.0], [pytest.approx(0.2), pytest.approx(0.2)]]
 
 
 def test_records_survive_odd_texts_and_foreign_lines(tmp_path: Path) -> None:
