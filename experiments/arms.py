@@ -11,12 +11,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from agents.errors import JadeError
 
 _log = logging.getLogger("jade.experiments")
 Row = dict[str, Any]
@@ -98,7 +101,8 @@ def run_arms(
 ) -> list[Row]:
     """Run the arms that have no result yet, each in a process of its own, and return all rows in the arms' order.
 
-    An arm that fails costs itself only: it is logged, has no row, and is tried again by the next call.
+    An arm that fails costs itself only, even where it takes its process along: it is logged, has no row, and is tried
+    again by the next call.
 
     Args:
         arms: The arms.
@@ -122,9 +126,9 @@ def run_arms(
 def _finished(arms: Sequence[Arm], job: Job, processes: int) -> Iterator[tuple[Arm, Mapping[str, Any]]]:
     """Yield arms with their results as they end."""
     began = time.monotonic()
-    pool = ProcessPoolExecutor(min(processes, len(arms)), mp_context=get_context("spawn"))
+    threads = ThreadPoolExecutor(min(processes, len(arms)))
     try:
-        futures: dict[Future[Mapping[str, Any]], Arm] = {pool.submit(job, arm): arm for arm in arms}
+        futures = {threads.submit(_apart, job, arm): arm for arm in arms}
         for done, future in enumerate(as_completed(futures), 1):
             arm, error = futures[future], future.exception()
             left = (time.monotonic() - began) / done * (len(arms) - done) / 60
@@ -134,7 +138,21 @@ def _finished(arms: Sequence[Arm], job: Job, processes: int) -> Iterator[tuple[A
             else:
                 _log.error("%s, seed %d failed: %s: %s", arm.name, arm.seed, type(error).__name__, error)
     finally:
-        pool.shutdown(cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
+
+
+def _apart(job: Job, arm: Arm) -> Mapping[str, Any]:
+    """Return what the job yields for an arm in a process of its own: one that dies takes no other arm along.
+
+    Raises:
+        JadeError: The process ended without an answer.
+        Exception: Whatever the job raised.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(job, arm).result()
+        except BrokenProcessPool as error:
+            raise JadeError("its process was killed, for want of memory perhaps") from error
 
 
 def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:

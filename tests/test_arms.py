@@ -92,6 +92,13 @@ def test_an_arm_that_fails_costs_itself_only_and_is_tried_again(
     assert ran(tmp_path) == ["a 0", "bad 0", "bad 0"]
 
 
+def test_an_arm_whose_process_is_killed_costs_itself_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arms, results = arms_of(tmp_path, ("killed", "a", "b"), seeds=1), Results(tmp_path / "results.jsonl")
+    assert [row["arm"] for row in run_arms(arms, results, job, processes=1)] == ["a", "b"]
+    assert "killed, seed 0 failed: JadeError: its process was killed, for want of memory perhaps" in caplog.text
+    assert ran(tmp_path) == ["a 0", "b 0", "killed 0"]
+
+
 # ---- the whole experiment
 
 
