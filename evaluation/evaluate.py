@@ -124,7 +124,7 @@ def gather(
     sampling = Sampling(config.level, config.resamples, config.seed)
     report = build_report(blocks, config.reference, sampling, conditions(bench, systems, sets, program))
     report["planner"] = [view.to_json() for view in views]
-    report["hindsight"] = hindsight_of(blocks)
+    report["hindsight"] = hindsight_of(blocks, systems)
     report["hashes"] = {system.label: bench.hashes(system, sets) for system in systems}
     return blocks, report
 

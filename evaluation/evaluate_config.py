@@ -15,6 +15,7 @@ CHOICES = {
     "record": ("on", "off"),
     "lacking": ("refuse", "allow"),
     "retriever": ("exact", "hnsw", "bm25", "hybrid"),
+    "dtype": ("auto", "bf16", "fp16", "fp32"),
 }
 """Option → what it may be."""
 
@@ -108,7 +109,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         """Refuse impossible values by name."""
-        for name in ("sample", "seeds", "top_k", "in_flight", "resamples", "max_turns", "max_new_tokens"):
+        for name in ("sample", "seeds", "top_k", "in_flight", "resamples", "threads", "max_turns", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}; must be at least 1")
@@ -118,6 +119,8 @@ class EvalConfig:
         for name, low, high in (("max_depth", 0, 2), ("temperature", 0.0, 5.0), ("plan_questions", 0, 1_000_000)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name}={getattr(self, name)}; must be from {low} to {high}")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed}; must be at least 0")
         if not 0 < self.level < 1:
             raise ConfigError(f"level={self.level}; must lie between 0 and 1, such as 0.95")
         if self.seeds > 1 and self.temperature == 0:

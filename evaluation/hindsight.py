@@ -12,49 +12,62 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.planner import PLANNER
-from agents.workflow import BY_TEXT
+from agents.roster import ROLES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evaluation.results import Block
+    from evaluation.systems import System
 
 METRIC = "score"
 """What is regretted: the training score, without costs."""
-_PLANNED = "jade"
 
 
-def hindsight_of(blocks: Sequence[Block]) -> list[dict[str, Any]]:
+def hindsight_of(blocks: Sequence[Block], systems: Sequence[System]) -> list[dict[str, Any]]:
     """Return one row for each planned system and set of which other plans are known.
 
-    Systems belong together when the same adapters execute; who plans may differ, since a forced node has no planner.
+    Systems belong together when the same adapters execute, however they were written ("jade" and "R,AG@shipped", say);
+    who plans may differ, since a forced node has no planner.
+
+    Args:
+        blocks: Every system on every set.
+        systems: Those systems.
 
     Returns:
         "system", "set", "n" (questions), "plans" (forced ones), "score" (the planner's mean), "best" (mean of the best
         plan of each question), "regret" (best − score).
     """
-    rows = []
+    rows, known = [], {system.label: system for system in systems}
     for block in blocks:
-        name, executors = _parts(block.system)
-        if name != _PLANNED:
+        planned = known[block.system]
+        if planned.kind != "planned":
             continue
         others = {
-            plan: other
+            str(system.workflow): other
             for other in blocks
-            for plan, others_executors in [_parts(other.system)]
-            if (other.set, others_executors) == (block.set, executors) and plan.split("/")[0] in BY_TEXT
+            for system in [known[other.system]]
+            if system.kind == "forced" and other.set == block.set and _executors(system) == _executors(planned)
         }
         if not others:
             continue
         own = block.values(METRIC)
         best = np.max([own, *(other.values(METRIC) for other in others.values())], axis=0)
-        known = {"system": block.system, "set": block.set, "n": len(own), "plans": list(others)}
+        row = {"system": block.system, "set": block.set, "n": len(own), "plans": list(others)}
         rows.append(
-            {**known, "score": float(own.mean()), "best": float(best.mean()), "regret": float((best - own).mean())}
+            {**row, "score": float(own.mean()), "best": float(best.mean()), "regret": float((best - own).mean())}
         )
     return rows
 
 
-def _parts(system: str) -> tuple[str, str]:
-    """Return what runs and who executes of a system's label: ("jade", "b") of "jade@planner=a;*=b"."""
-    name, _, adapters = system.partition("@")
-    pairs = sorted(pair for pair in adapters.split(";") if not pair.startswith(f"{PLANNER.name}="))
-    return name, pairs[0].removeprefix("*=") if len(pairs) == 1 else ";".join(pairs)
+def _executors(system: System) -> list[tuple[Path | None, bool, str]]:
+    """Return who plays each executor and how it is told: adapter folder, whether on the second base, and words."""
+    found = []
+    for name, role in ROLES.items():
+        if name == PLANNER.name:
+            continue
+        key = name if name in system.folders else "*"
+        folder = system.folders.get(key)
+        spoken = system.prompts.text(role)
+        found.append((None if folder is None else folder.resolve(), key in system.other, spoken))
+    return found

@@ -1,8 +1,9 @@
 """What a planner × executor matrix says: planning against a fixed workflow, the selector on and off, the meter.
 
-The meter is a difference of differences (question by question): what training the planner is worth over trained
-executors, minus what it is worth over untrained ones. Above 0, the executors were the bottleneck of the plans, which
-is the paper's strategic-operational mismatch; at 0, planner and executors could as well be trained apart. The paper
+The meter is a difference of differences (question by question): what the last planner instead of the first is worth
+over the last executors, minus what it is worth over the first ones; mostly trained ones over untrained. Above 0, the
+executors were the bottleneck of the plans, which is the paper's strategic-operational mismatch; at 0, planner and
+executors could as well be trained apart. Its sign is not that of either worth, so both are told. The paper
 (Tables 3 and 4) prints single numbers without intervals; here every claim has one, and what the sample cannot resolve
 is said to be unresolved.
 """
@@ -86,12 +87,11 @@ class _Meter:
 
     def of_planner(self) -> dict[str, Any]:
         """Return [F1(p₁,e₁) − F1(p₀,e₁)] − [F1(p₁,e₀) − F1(p₀,e₀)]; 0 is the first side of a list, 1 the last."""
-        untrained, trained = self._planners
-        gains = [
-            self._minus(self._config.planned(trained, e), self._config.planned(untrained, e)) for e in self._executors
-        ]
+        first, last = self._planners
+        gains = [self._minus(self._config.planned(last, e), self._config.planned(first, e)) for e in self._executors]
         found = self._paired(gains[1], gains[0])
-        return {**asdict(found), "sign": found.sign}
+        names = {"planners": list(self._planners), "executors": list(self._executors)}
+        return {**names, **asdict(found), "sign": found.sign}
 
     def of_plan(self, plan: str) -> Comparison:
         """Return [F1(plan,e₁) − F1(fixed,e₁)] − [F1(plan,e₀) − F1(fixed,e₀)]."""
@@ -127,15 +127,27 @@ def sentences(mismatch: Mapping[str, Any]) -> list[str]:
             f"On the {row['executors']} executors, with the {row['planner']} planner, {effect}: "
             f"{_span(row)} F1 against the fixed {mismatch['fixed_plan']} (detectable {row['detectable']:.3f})."
         )
-    meter = mismatch["meter"]
-    if meter is not None:
-        says = {
-            1: "training the planner pays more over trained executors: a mismatch that joint training mends",
-            -1: "training the planner pays less over trained executors: no mismatch of the paper's kind",
-            0: "the sample does not resolve whether training the planner pays more over trained executors",
-        }[meter["sign"]]
-        lines.append(f"Mismatch meter {_span(meter)} F1 (detectable {meter['detectable']:.3f}): {says}.")
+    if mismatch["meter"] is not None:
+        lines.append(_meter_sentence(mismatch["meter"]))
     return lines
+
+
+def _meter_sentence(meter: Mapping[str, Any]) -> str:
+    """Return what going from the first planner to the last is worth over the last executors, beside the first ones.
+
+    More over one than over the other says nothing of either's own sign, so both gains are told.
+    """
+    (first, last), (before, after) = meter["planners"], meter["executors"]
+    where = f"over the {after} executors than over the {before} ones"
+    says = {
+        1: f"is worth more {where}, as the paper's mismatch would have it",
+        -1: f"is worth less {where}, which is not the paper's mismatch",
+        0: f"may be worth more or less {where}: the sample does not resolve it",
+    }[meter["sign"]]
+    return (
+        f"Mismatch meter {_span(meter)} F1 (detectable {meter['detectable']:.3f}): the {last} planner in place of the "
+        f"{first} one {says} ({meter['mean']:+.3f} against {meter['baseline']:+.3f})."
+    )
 
 
 def _span(row: Mapping[str, Any]) -> str:

@@ -260,6 +260,9 @@ REFUSED = [
     ({"sets": [], "data": "x.jsonl"}, "data is given without an index"),
     ({"sample": 0}, "sample=0"),
     ({"seeds": 2}, "greedy runs of a question are all alike"),
+    ({"seed": -1}, "seed=-1; must be at least 0"),
+    ({"threads": 0}, "threads=0; must be at least 1"),
+    ({"dtype": "fp8"}, "dtype='fp8'; allowed: auto, bf16, fp16, fp32"),
     ({"decoding": "beam"}, "decoding='beam'; allowed"),
     ({"level": 95}, "level=95"),
 ]

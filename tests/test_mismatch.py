@@ -83,9 +83,45 @@ def test_the_meter_is_a_difference_of_differences(tmp_path: Path) -> None:
     assert planning["t", "u"]["difference"] == pytest.approx(-0.24)
     assert planning["t", "t"]["difference"] == pytest.approx(0.56)
     said = sentences(found)
-    assert len(said) == 5 and "a mismatch that joint training mends" in said[-1] and "+0.600" in said[-1]
+    assert (
+        len(said) == 5
+        and "Mismatch meter +0.600 [" in said[-1]
+        and said[-1].endswith(
+            "the t planner in place of the u one is worth more over the t executors than over the u ones, as the "
+            "paper's mismatch would have it (+0.460 against -0.140)."
+        )
+    )
     assert all(row["p_corrected"] >= row["p"] for row in found["planning"])
     assert found["plans"] == found["coadaptation"] == []
+
+
+def meter_of(tmp_path: Path, alone: float, joint: float) -> str:
+    """Return the meter's sentence where another planner is worth so much over the first and over the last executors."""
+    sides = {"planners": ["start=none", "alone=x", "joint=shipped"], "executors": ["trained=shipped", "other=none"]}
+    config = toy_mismatch(tmp_path, **sides, also=[])
+    noise = [0.0, 0.01, -0.01, 0.02, -0.02] * 4
+    worth = {("start", "trained"): 0.0, ("start", "other"): 0.0, ("joint", "trained"): alone, ("joint", "other"): joint}
+    blocks = [Given(config.planned(p, e), [0.5 + more + n for n in noise]) for (p, e), more in worth.items()]
+    blocks += [Given(config.planned("alone", e), [0.9] * 20) for e in ("trained", "other")]
+    blocks += [Given(config.forced("R,AG", e), [0.5 - n for n in noise]) for e in ("trained", "other")]
+    return sentences(mismatch_of(config, blocks, build_report(blocks, blocks[0].system, Sampling(resamples=500), {})))[
+        -1
+    ]
+
+
+def test_the_meter_names_its_sides_and_is_true_for_all_signs(tmp_path: Path) -> None:
+    for alone, joint, says in (
+        (0.1, 0.3, "worth more over the other executors than over the trained ones, as the"),
+        (-0.3, -0.1, "worth more over the other executors than over the trained ones, as the"),  # it hurts less there
+        (0.3, 0.1, "worth less over the other executors than over the trained ones, which is not the"),
+        (-0.1, -0.3, "worth less over the other executors than over the trained ones, which is not the"),
+        (0.1, -0.1, "worth less over the other executors than over the trained ones, which is not the"),
+    ):
+        said = meter_of(tmp_path, alone, joint)
+        assert f"the joint planner in place of the start one is {says} paper's mismatch" in said
+        assert (
+            said.endswith(f"({joint:+.3f} against {alone:+.3f}).") and f"Mismatch meter {joint - alone:+.3f} [" in said
+        )
 
 
 def test_a_plan_may_pay_only_after_training(tmp_path: Path) -> None:
