@@ -22,6 +22,7 @@ import numpy as np
 
 from agents.adapters import content_hash
 from agents.errors import ConfigError
+from agents.model_load import weights_hash
 from agents.planner import PLANNER
 from evaluation.config import read_config, run_command
 from evaluation.evaluate import check, gather, publish
@@ -95,10 +96,20 @@ class TransferConfig(EvalConfig):
 
 
 def transfer(config: TransferConfig) -> Experiment:
-    """Return the experiment: an arm for the planner's own executors, and one for each backbone."""
+    """Return the experiment: an arm for the planner's own executors, and one for each backbone.
+
+    Raises:
+        ConfigError: A backbone's folder holds no weights.
+    """
     names = {OWN: None, **{name: name for name in config.backbones}}
-    arms = [Arm(name, config.seed, {"backbone": backbone}) for name, backbone in names.items()]
+    arms = [Arm(name, config.seed, {"backbone": backbone, **_held(backbone)}) for name, backbone in names.items()]
     return Experiment("transfer", arms, partial(show, config), partial(figures, config))
+
+
+def _held(backbone: str | None) -> dict[str, str]:
+    """Return what tells a folder from itself with other weights."""
+    folder = None if backbone is None else Path(backbone).expanduser()
+    return {} if folder is None or not folder.is_dir() else {"weights": weights_hash(folder)}
 
 
 def setting_of(config: TransferConfig, own: Sequence[System]) -> dict[str, Any]:

@@ -77,6 +77,20 @@ def test_a_planner_that_is_trained_again_into_its_folder_makes_other_arms(tmp_pa
     assert setting_of(config, own) != before
 
 
+def test_a_backbone_with_other_weights_in_its_folder_is_another_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JADE_HOME", str(tmp_path / "home"))
+    config = toy_transfer(tmp_path, planner=str(start_adapter(tmp_path / "planner")), backbones=[str(tmp_path / "b")])
+    for seed, same in ((0, True), (1, False)):
+        toy_module().save_pretrained(tmp_path / "b")
+        before = transfer(config).arms
+        toy_module(seed=seed).save_pretrained(tmp_path / "b")
+        _, *now = transfer(config).arms
+        assert ([arm.options for arm in before[1:]] == [arm.options for arm in now]) is same
+        assert before[0].options == {"backbone": None}
+
+
 def test_a_wrong_embedder_is_told_before_any_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given: Any) -> Any:
         raise RetrieverError("the index was built with another embedder")
