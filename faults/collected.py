@@ -51,8 +51,8 @@ def through(plan: Plan, name: str, scene: Scene) -> Row:
         raise RuntimeError(f"the collection ended with {status}; see {job.output}.log")
     found = books(ledger_of(job), examples_of(plan.questions))
     seconds = time.monotonic() - began
-    same, more = resumes(job, found, plan.seed)
-    return Row(scene.part, scene.done, times, found, same, seconds + more)
+    same, deaths, more = resumes(job, found, plan.seed)
+    return Row(scene.part, scene.done, times, found, same, seconds + more, deaths=deaths)
 
 
 def begins(process: ForkServerProcess, job: Job, share: float) -> None:
@@ -67,19 +67,19 @@ def begins(process: ForkServerProcess, job: Job, share: float) -> None:
         process.join(0.01)
 
 
-def resumes(job: Job, found: Books, seed: int) -> tuple[bool, float]:
+def resumes(job: Job, found: Books, seed: int) -> tuple[bool, int, float]:
     """Train on what a job recorded, once undisturbed and once killed and resumed; say whether both learned the same.
 
     Returns:
-        Whether they did, and the seconds of the disturbed one.
+        Whether they did, how often the disturbed one was killed, and its seconds.
     """
     batch = job.questions if found.failed else max(1, job.questions // 2)  # a batch may not have failed as a whole
     calm, killed = (
         Job(f"{job.output}-{name}", job.start, job.questions, batch, str(ledger_of(job))) for name in ("calm", "killed")
     )
-    longest, began = whole(calm).seconds, time.monotonic()
-    die_often(killed, DEATHS, Pace(killed, DEATHS, longest, seed))
-    return same_weights(calm.folder, killed.folder), time.monotonic() - began
+    longest, began = whole(calm).seconds / 4, time.monotonic()  # longer lives would come to the end
+    deaths = die_often(killed, DEATHS, Pace(killed, DEATHS, longest, seed))
+    return same_weights(calm.folder, killed.folder), deaths, time.monotonic() - began
 
 
 def now_and_then(process: ForkServerProcess, plan: Plan, fault: Callable[[], None]) -> int:
@@ -118,7 +118,7 @@ def outages(
 
     def for_good(process: ForkServerProcess) -> int:
         down()
-        process.join()
+        process.join(PATIENCE)
         up()
         return 1
 

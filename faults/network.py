@@ -11,7 +11,7 @@ from typing import Any
 
 from faults import chroma, model, tracking
 from faults.collected import Scene, now_and_then, through
-from faults.lives import start, whole
+from faults.lives import PATIENCE, start, whole
 from faults.model_server import ModelServer
 from faults.proxy import Fault, Proxy
 from faults.rows import Plan, Row
@@ -75,6 +75,6 @@ def _misbehave(proxy: Proxy, fault: Fault, process: ForkServerProcess, plan: Pla
     proxy.hang_up()
     if fault == "refused":
         now_and_then(process, plan, lambda: proxy.refuse(draw.uniform(0.1, 0.6)))
-    process.join()
+    process.join(PATIENCE)
     proxy.fault = "none"
     return proxy.times - before

@@ -43,11 +43,14 @@ class Row:
     lost: int = 0
     """What else was lost, beside questions: tracked numbers, and operations that still wait."""
     note: str = ""
+    deaths: int | None = None
+    """How often the training that follows a collection was killed; None = nothing follows."""
 
     @property
     def held(self) -> bool:
-        """Return whether the promise was kept."""
-        return self.found.exact and self.same and not (self.torn or self.lost)
+        """Return whether the promise was kept; a fault or a death that never came shows nothing."""
+        done = self.times > 0 and self.deaths != 0
+        return done and self.found.exact and self.same and not (self.torn or self.lost)
 
     def cells(self) -> list[str]:
         """Return the row's cells in the order of `HEADINGS`."""
@@ -55,8 +58,9 @@ class Row:
         outcomes = f"{found.answered} answered, {found.failed} failed"
         why = [f"{count} × {reason}" for reason, count in found.reasons.items()]
         torn = self.torn + found.torn
-        same = "yes" if self.same else "NO"
-        notes = "; ".join([*([self.note] if self.note else []), *why]).replace("|", "/")
+        same = "not tried" if self.deaths == 0 else "yes" if self.same else "NO"
+        then = [] if self.deaths is None else [f"the training was killed {self.deaths} times"]
+        notes = "; ".join([*([self.note] if self.note else []), *then, *why]).replace("|", "/")
         cells = [
             self.part,
             self.done,

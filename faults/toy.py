@@ -35,6 +35,8 @@ from training.tinyworld import tiny_world
 
 EXPERIMENT = "jade-faults"
 """MLflow experiment of tracked jobs."""
+TRACES = 2
+"""Runs of an iteration that a tracked job shows as traces."""
 STARTING, RECORDING = "starting", "recording runs"
 """What a life does outside the stages that an iteration counts."""
 
@@ -105,7 +107,7 @@ def options_of(job: Job) -> PPOConfig:
         output=job.output, model=job.start, ledger=job.ledger, iterations=job.iterations, questions=job.batch, runs=1,
         max_depth=1, in_flight=16, rank=4, lora_alpha=8, first_layer=1, lr=1e-3, schedule="constant", warmup=0,
         estimator="tree_gae", critic_warmup=1, epochs=1, minibatches=2,
-        target_kl=None, eval_every=0, traces=2, decoding="free", max_versions=10_000, max_drift=1e6, threads=1,
+        target_kl=None, eval_every=0, traces=TRACES, decoding="free", max_versions=10_000, max_drift=1e6, threads=1,
         dtype="fp32", on_alarm="continue", keep_policies=2, experiment=EXPERIMENT,
     )  # fmt: skip
 

@@ -11,16 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from faults.books import books, same_weights
 from faults.lives import PATIENCE, Pace, die_often, lived, start, waited, whole
 from faults.ports import answers, free_port
 from faults.rows import Plan, Row
 from faults.running import running
-from faults.toy import EXPERIMENT, Job, examples_of, home_of, own, train
+from faults.toy import EXPERIMENT, TRACES, Job, examples_of, home_of, own, train
 from training.history import read_metrics
 
 DEATHS = 4
@@ -80,6 +81,28 @@ class Delivered:
     """(metric, step) pairs that the job measured."""
     missing: int
     """Of them, those that the server does not have, or with another value."""
+    runs: int
+    """Runs of the job's name: lives that died before their first checkpoint leave one each."""
+    unfinished: int
+    """1 = none of them ended as a run does that came to its end, with its options; else 0."""
+    traces: int
+    """Recorded runs that the server shows as traces."""
+    untraced: int
+    """Traces that should be there beside them."""
+
+    @property
+    def lost(self) -> int:
+        """Return how much of what was tracked is not there, whatever it is."""
+        return self.still + self.missing + self.unfinished + self.untraced
+
+    def __str__(self) -> str:
+        """Say what waited and what is there."""
+        return (
+            f"{self.waited} operations waited on disk, {self.still} wait after delivery; "
+            f"{self.numbers - self.missing} of {self.numbers} numbers and {self.traces} of "
+            f"{self.traces + self.untraced} traces are on the server, in {self.runs} run(s), "
+            f"{'none' if self.unfinished else 'one'} of them finished"
+        )
 
 
 def deliver_to(job: Job, report: str) -> None:
@@ -95,16 +118,29 @@ def deliver_to(job: Job, report: str) -> None:
     client = tracking_client(job.store)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{job.folder.name}'")
+    found = compared(client, experiment.experiment_id, job, before, _waiting(spools))
+    Path(report).write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def compared(client: Any, experiment: str, job: Job, waited: int, still: int) -> Delivered:
+    """Compare what a server holds of a job with what the job measured and recorded."""
+    runs = client.search_runs([experiment], f"attributes.run_name = '{job.folder.name}'")
     measured = {(name, step): value for step, row in read_metrics(job.folder) for name, value in row.items()}
     held: dict[tuple[str, int], set[float]] = {}
+    traced: set[str] = set()
     for run in runs:
         for name in run.data.metrics:
             for point in client.get_metric_history(run.info.run_id, name):
                 held.setdefault((name, point.step), set()).add(point.value)
+        traces = client.search_traces(
+            locations=[experiment], run_id=run.info.run_id, include_spans=False, max_results=500
+        )
+        traced |= {str(trace.info.client_request_id) for trace in traces}
     missing = [key for key, value in measured.items() if value not in held.get(key, ())]
-    found = Delivered(before, _waiting(spools), len(measured), len(missing))
-    Path(report).write_text(json.dumps(found.__dict__), encoding="utf-8")
+    ended = any(run.info.status == "FINISHED" and run.data.params.get("output") == job.output for run in runs)
+    wanted = job.iterations * min(TRACES, job.batch)
+    untraced = max(0, wanted - len(traced))
+    return Delivered(waited, still, len(measured), len(missing), len(runs), int(not ended), len(traced), untraced)
 
 
 def _waiting(spools: Path) -> int:
@@ -119,18 +155,18 @@ def run(plan: Plan) -> Iterator[Row]:
 
     def killed(job: Job) -> int:
         process = start(train, job)
-        _reaches(job, process, job.iterations // 3)
+        times = _reaches(job, process, job.iterations // 3)
         server.kill()
         ends(process, job)
         server.start()
-        return 1
+        return times
 
     def stalled(job: Job) -> int:
         process = start(train, job)
-        _reaches(job, process, job.iterations // 3)
+        times = _reaches(job, process, job.iterations // 3)
         server.stall(draw.uniform(2.0, 4.0))
         ends(process, job)
-        return 1
+        return times
 
     def away(job: Job) -> int:
         server.kill()
@@ -170,21 +206,18 @@ def tracked(calm: Job, job: Job, part: str, done: str, fault: Callable[[Job], in
     sent = Delivered(**json.loads(report.read_text(encoding="utf-8")))
     seconds = time.monotonic() - began
     found = books(job.folder / "ledger", examples_of(job.questions))
-    told = (
-        f"{sent.waited} operations waited on disk, {sent.still} wait after delivery; {sent.numbers - sent.missing} of "
-        f"{sent.numbers} numbers are on the server"
-    )
     same = same_weights(calm.folder, job.folder)
-    return Row(part, done, times, found, same, seconds, lost=sent.still + sent.missing, note=told)
+    return Row(part, done, times, found, same, seconds, lost=sent.lost, note=str(sent))
 
 
-def _reaches(job: Job, process: ForkServerProcess, iteration: int) -> None:
-    """Wait until a job has finished an iteration."""
+def _reaches(job: Job, process: ForkServerProcess, iteration: int) -> int:
+    """Wait until a job has finished an iteration; return 1 if a fault meets it now, 0 where it has ended already."""
     until = time.monotonic() + PATIENCE
     while process.exitcode is None and time.monotonic() < until:
         if len(read_metrics(job.folder)) >= iteration:
-            return
+            break
         time.sleep(0.05)
+    return int(process.exitcode is None)
 
 
 def ends(process: ForkServerProcess, job: Job) -> None:

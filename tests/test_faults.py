@@ -64,6 +64,14 @@ def test_lost_doubled_torn_and_failed_questions_are_counted(tmp_path: Path) -> N
     assert not row.held and "1 × no Chroma / server" in row.cells()[-1]
 
 
+def test_a_fault_or_a_death_that_never_came_shows_nothing() -> None:
+    row = Row("a", "b", 1, WHOLE, True, 0.0, deaths=3)
+    assert row.held and row.cells()[8] == "yes" and "the training was killed 3 times" in row.cells()[-1]
+    assert not replace(row, times=0).held
+    untried = replace(row, deaths=0)
+    assert not untried.held and untried.cells()[8] == "not tried"
+
+
 def test_lines_are_the_same_but_for_their_clocks(tmp_path: Path) -> None:
     for name, seconds in (("one", 1.0), ("two", 2.0)):
         ledger(tmp_path / name, "q0", "q1", seconds={"total": seconds}, started=name)
