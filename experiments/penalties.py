@@ -32,7 +32,7 @@ FREE, BOTH, CONTROLLER = "no price", "both ", "controller at the cost of both "
 PRICES = (0.1, 0.3, 1.0)
 SETTLED = 3
 """Last iterations whose mean cost is what an arm reached."""
-GUARDED = {"dual_lr": 0.15, "dual_gain": 0.5, "on_alarm": "rollback", "alarm_window": 3}
+GUARDED = {"dual_lr": 0.15, "on_alarm": "rollback", "alarm_window": 3}
 
 
 def penalties(seeds: int, iterations: int, *, prices: Sequence[float] = PRICES, both: bool = False) -> Experiment:

@@ -64,10 +64,6 @@ class State:
     """Price α of the next iteration where a target moves it (`training.duals`); none = the configuration's."""
     beta: float | None = None
     """Price β, likewise."""
-    held_alpha: float | None = None
-    """The multiplier of which α is the sum with what is exceeded now; none = α (`training.duals`)."""
-    held_beta: float | None = None
-    """That of β, likewise."""
     mlflow_run: str | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
     """What the health alarms remember: metric → one value an iteration."""

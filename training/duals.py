@@ -5,13 +5,8 @@ To maximise E[score] subject to E[T] ≤ t and E[N] ≤ r has the Lagrangian
     L(π, α, β) = E[score] − α·(E[T] − t)/3 − β·(E[N] − r)/3,   α, β ≥ 0
 
 with T = 1 + min(turns − 1, 3) and N = min(retrievals, 3): what the reward charges for. PPO ascends it in π, since the
-reward R = score − α·(T − 1)/3 − β·N/3 differs from L by a constant only; after each iteration multipliers descend it
-by a projected gradient step, a ← clip(a + η·(mean T − t), 0, α_max) (the 3 is part of η), which is dual ascent.
-
-The price that is charged is α = clip(a + κ·(mean T − t), 0, α_max): the multiplier and a term in proportion to what is
-exceeded now, the PID Lagrangian of Stooke, Achiam and Abbeel (2020, arXiv 2007.03964) without its derivative. A
-multiplier alone comes too late here: while executors learn, a plan's worth moves faster than it integrates. Where the
-target is met the term is 0, so the fixed point is the Lagrangian's.
+reward R = score − α·(T − 1)/3 − β·N/3 differs from L by a constant only; after each iteration α and β descend it by a
+projected gradient step, α ← clip(α + η·(mean T − t), 0, α_max) (the 3 is part of η), which is dual ascent.
 
 Why T and N, and not the raw counts: a price can hold only what it is charged on. With raw counts one run of eight turns
 would raise the price of every run, while it pays no more itself than one of four, and the fixed point would belong to
@@ -71,25 +66,19 @@ def move(config: PPOConfig, state: State, metrics: Mapping[str, float]) -> None:
         state: Holds the prices; changed.
         metrics: Of the iteration; holds `TURNS` and `RETRIEVALS`.
     """
-    prices, step, gain = in_force(config, state), config.dual_lr * state.factor, config.dual_gain * state.factor
+    prices, step = in_force(config, state), config.dual_lr * state.factor
     if config.target_turns is not None:
-        held = prices.alpha if state.held_alpha is None else state.held_alpha
-        excess = metrics[TURNS] - config.target_turns
-        state.held_alpha = ascend(held, excess, step, config.alpha_max)
-        state.alpha = ascend(state.held_alpha, excess, gain, config.alpha_max)
+        state.alpha = ascend(prices.alpha, metrics[TURNS] - config.target_turns, step, config.alpha_max)
     if config.target_retrievals is not None:
-        held = prices.beta if state.held_beta is None else state.held_beta
-        excess = metrics[RETRIEVALS] - config.target_retrievals
-        state.held_beta = ascend(held, excess, step, config.beta_max)
-        state.beta = ascend(state.held_beta, excess, gain, config.beta_max)
+        state.beta = ascend(prices.beta, metrics[RETRIEVALS] - config.target_retrievals, step, config.beta_max)
 
 
 def ease(config: PPOConfig, state: State, failed: Prices, metrics: Mapping[str, float]) -> None:
     """Lower the prices that drove a collapse, after the policy was rolled back to the time before it.
 
     The same price would lead to the same end. A price whose target was met when the policy collapsed pressed too hard:
-    half of it is left, of what it was before or is now, whichever is less, and its multiplier begins there. One whose
-    target was still missed is not to blame: it stays what it was when the restored policy acted.
+    half of it is left, of what it was before or is now, whichever is less. One whose target was still missed is not to
+    blame: it stays what it was when the restored policy acted.
 
     Args:
         config: Targets.
@@ -99,9 +88,9 @@ def ease(config: PPOConfig, state: State, failed: Prices, metrics: Mapping[str, 
     """
     prices = in_force(config, state)
     if config.target_turns is not None and metrics.get(TURNS, config.target_turns) <= config.target_turns:
-        state.alpha = state.held_alpha = min(prices.alpha, failed.alpha) / 2
+        state.alpha = min(prices.alpha, failed.alpha) / 2
     if (
         config.target_retrievals is not None
         and metrics.get(RETRIEVALS, config.target_retrievals) <= config.target_retrievals
     ):
-        state.beta = state.held_beta = min(prices.beta, failed.beta) / 2
+        state.beta = min(prices.beta, failed.beta) / 2

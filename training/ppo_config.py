@@ -98,9 +98,7 @@ class PPOConfig:
     target_retrievals: float | None = None
     """The same for the mean of min(retrievals, 3), by moving β from `beta` on; none = β stays."""
     dual_lr: float = 0.1
-    """Step of α and β for each turn or retrieval above (or below) the target; it adds up over iterations."""
-    dual_gain: float = 0.5
-    """What α and β are raised (or lowered) at once for each of them, for as long as it is above (or below)."""
+    """Step of α and β for each turn or retrieval above (or below) the target."""
     alpha_max: float = 1.0
     """Highest α that the controller may reach."""
     beta_max: float = 1.0
@@ -283,8 +281,8 @@ _HUGE = 1e9
 _RANGES: dict[str, tuple[float, float]] = {
     "temperature": (0, 5), "gamma": (0, 1), "lam": (0, 1), "clip": (0, 1), "value_clip": (1e-6, _HUGE),
     "alpha": (0, _HUGE), "beta": (0, _HUGE), "format_penalty": (0, _HUGE), "value_coefficient": (0, _HUGE),
-    "target_turns": (1, 4), "target_retrievals": (0, 3), "dual_lr": (0, _HUGE), "dual_gain": (0, _HUGE),
-    "alpha_max": (0, _HUGE), "beta_max": (0, _HUGE),
+    "target_turns": (1, 4), "target_retrievals": (0, 3), "dual_lr": (0, _HUGE), "alpha_max": (0, _HUGE),
+    "beta_max": (0, _HUGE),
     "omega_cap": (1, _HUGE), "kl": (0, _HUGE), "entropy": (0, _HUGE), "target_kl": (1e-9, _HUGE),
     "weight_decay": (0, 1), "warmup": (0, _HUGE), "critic_warmup": (0, _HUGE), "max_depth": (0, 2),
     "max_turns": (1, 64), "max_retrievals": (0, 64), "max_versions": (0, _HUGE), "max_drift": (0, _HUGE),
