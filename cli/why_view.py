@@ -63,20 +63,24 @@ def ledger_view(effects: Sequence[RoleEffect], explained: Sequence[Explanation],
     """Return what each role did over a ledger, in sentences and as a table."""
     graded = sum(bool(item.golds) for item in explained)
     told = f"{len(explained)} runs, {graded} of them with gold answers; {left_out} left out"
-    table = _table(
-        ("role", "instead"),
-        ("questions", "calls", "helped", "hurt", "answer changed", "Δ score [95 %]", *(f"Δ {name}" for name in COSTS)),
-    )
+    said = ("role", "instead")
+    shares = _table(said, ("questions", "calls", "helped", "hurt", "answer changed"))
+    changes = _table(
+        said, ("Δ score [95 %]", *(f"Δ {name}" for name in COSTS))
+    )  # one table would not fit 80 signs
     for effect in effects:
-        score = "-"
-        if effect.score is not None:
-            score = f"{effect.score.mean:+.3f} [{effect.score.low:+.3f}, {effect.score.high:+.3f}]"
-        shares = [f"{share:.0%}" if effect.graded else "-" for share in (effect.helped, effect.hurt)]
-        costs = (f"{getattr(effect, name):+.2f}" for name in COSTS)
-        cells = [str(effect.questions), str(effect.calls), *shares, f"{effect.answer:.0%}", score, *costs]
-        table.add_row(Text(clean(effect.role)), *map(Text, [effect.kind, *cells]))
+        names = [Text(clean(effect.role)), Text(effect.kind)]
+        told_by = [f"{share:.0%}" if effect.graded else "-" for share in (effect.helped, effect.hurt)]
+        counts = [str(effect.questions), str(effect.calls), *told_by, f"{effect.answer:.0%}"]
+        shares.add_row(*names, *map(Text, counts))
+        changes.add_row(*names, Text(_interval(effect)), *(Text(f"{getattr(effect, name):+.2f}") for name in COSTS))
     sentences = [Text(clean(effect.sentence)) for effect in effects if effect.kind == "skipped"]
-    return Group(Text(told, style="dim"), *_remarks(explained), *sentences, Text(""), table)
+    return Group(Text(told, style="dim"), *_remarks(explained), *sentences, Text(""), shares, Text(""), changes)
+
+
+def _interval(effect: RoleEffect) -> str:
+    score = effect.score
+    return "-" if score is None else f"{score.mean:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
 
 
 def _remarks(explained: Sequence[Explanation]) -> list[Text]:

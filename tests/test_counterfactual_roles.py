@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
+from cli.why_view import ledger_view
 from evaluation.counterfactual_result import Alternative, CallWhy, Ending, Explanation, Kind
 from evaluation.counterfactual_roles import remarks_of, role_effects
 from tests.test_recorded_credit import RUN
@@ -90,3 +93,12 @@ def test_roles_and_kinds_stand_apart_and_nothing_stands_for_what_was_not_tried()
         ("planner", "skipped", 1.0),
     ]
     assert role_effects([untried]) == []
+
+
+def test_the_table_of_a_ledger_fits_a_line_of_eighty() -> None:
+    (effect,) = role_effects([explained("one", 1.0, ending(0.5), role="document_selector")])
+    wide = replace(effect, tokens=-1234.5, retrievals=-10.25, questions=12345, calls=23456)
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(ledger_view([wide], [], 0))
+    shown = console.export_text()
+    assert "…" not in shown and "-1234.50" in shown and "answer changed" in shown and "[-0.500, -0.500]" in shown
