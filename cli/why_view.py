@@ -65,9 +65,7 @@ def ledger_view(effects: Sequence[RoleEffect], explained: Sequence[Explanation],
     told = f"{len(explained)} runs, {graded} of them with gold answers; {left_out} left out"
     said = ("role", "instead")
     shares = _table(said, ("questions", "calls", "helped", "hurt", "answer changed"))
-    changes = _table(
-        said, ("Δ score [95 %]", *(f"Δ {name}" for name in COSTS))
-    )  # one table would not fit 80 signs
+    changes = _table(said, ("Δ score [95 %]", *(f"Δ {name}" for name in COSTS)))  # one table would not fit 80 signs
     for effect in effects:
         names = [Text(clean(effect.role)), Text(effect.kind)]
         told_by = [f"{share:.0%}" if effect.graded else "-" for share in (effect.helped, effect.hurt)]

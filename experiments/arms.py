@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +150,26 @@ def _apart(job: Job, arm: Arm) -> Mapping[str, Any]:
         JadeError: The process ended without an answer.
         Exception: Whatever the job raised.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             return pool.submit(job, arm).result()
         except BrokenProcessPool as error:
             raise JadeError("its process was killed, for want of memory perhaps") from error
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it has: an arm that nobody waits for would go on for hours.
+
+    What it trains survives a kill at any moment, as all training does.
+    """
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:

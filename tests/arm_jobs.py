@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,10 @@ def doubled(arm: Arm) -> dict[str, Any]:
     value = 2 * arm.options["value"]
     curve = [[1, {"rollout/reward": value / 2}], [2, {"rollout/reward": value}]]
     return {"value": value, "curve": curve, "metrics": {"eval/tiny/f1": value}}
+
+
+def waits(arm: Arm) -> dict[str, Any]:
+    """Note the process, and wait for much longer than any test."""
+    Path(arm.options["log"]).write_text(f"{os.getpid()}\n")
+    time.sleep(600)
+    return {}

@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,38 @@ def test_an_arm_whose_process_is_killed_costs_itself_only(tmp_path: Path, caplog
     assert [row["arm"] for row in run_arms(arms, results, job, processes=1)] == ["a", "b"]
     assert "killed, seed 0 failed: JadeError: its process was killed, for want of memory perhaps" in caplog.text
     assert ran(tmp_path) == ["a 0", "b 0", "killed 0"]
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from experiments.arms import Arm, Results, run_arms
+from tests.arm_jobs import waits
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    run_arms([Arm("a", 0, {"log": str(folder / "pid")})], Results(folder / "results.jsonl"), lambda: waits)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_arm_ends_with_the_command_that_started_it(tmp_path: Path, how: signal.Signals) -> None:
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    pid = tmp_path / "pid"
+    eventually(lambda: pid.is_file() and pid.read_text().endswith("\n"))
+    command.send_signal(how)
+    command.wait(20)
+    eventually(lambda: not Path(f"/proc/{int(pid.read_text())}").exists())
+
+
+def eventually(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 # ---- the whole experiment
