@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,13 @@ async def told(line: Line) -> bytes:
 def head(length: int, more: str = "") -> bytes:
     words = f"POST /ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}"
     return f"{words}Content-Length: {length}\r\n\r\n".encode()
+
+
+def ends_quietly(story: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture) -> None:
+    """Play a story in which the server is stopped; nothing in its log has a traceback."""
+    with caplog.at_level(logging.WARNING):
+        play(story)
+    assert not [record for record in caplog.records if record.exc_info], "no traceback"
 
 
 def test_a_head_that_does_not_arrive_ends_its_connection(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,9 +118,7 @@ def test_a_client_that_stops_half_way_does_not_disturb_the_end(
         assert answer.startswith(b"HTTP/1.1 503") and b'"code":"draining"' in answer
         assert await told(idle) == b""
 
-    with caplog.at_level(logging.WARNING):
-        play(story)
-    assert not [record for record in caplog.records if record.exc_info], "no traceback"
+    ends_quietly(story, caplog)
     assert "a client was cut off at the end: it had not sent all in time" in caplog.text
     assert [run.outcome for run in toy.runs] == ["ok"]
 
@@ -134,8 +140,6 @@ def test_a_client_that_does_not_read_does_not_disturb_the_end(
             assert (await served.ask("Q2")).status_code == 200
         assert b"event: result" not in await told((reader, writer))
 
-    with caplog.at_level(logging.WARNING):
-        play(story)
-    assert not [record for record in caplog.records if record.exc_info], "no traceback"
+    ends_quietly(story, caplog)
     assert "it had not read in time" in caplog.text
     assert sorted(run.outcome for run in toy.runs) == ["ok", "ok"], "what ran is recorded all the same"
