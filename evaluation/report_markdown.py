@@ -128,9 +128,10 @@ def _comparisons(report: Mapping[str, Any]) -> str:
         sure = [_p(row["p"]), _p(row["p_corrected"]), f"{row['detectable']:.{digits}f}", _VERDICT[row["sign"]]]
         rows.append([row["set"], row["metric"], *means, span, *sure])
     note = (
-        f"Paired by question against `{report['baseline']}`: bootstrap interval, permutation p, Holm's correction over "
-        "all rows of a metric, and the smallest difference that a sample like this one detects (80 % power). No sign "
-        f"is claimed inside it, nor where p (Holm) is not below {alpha_of(level):g}."
+        f"Paired by question against `{report['baseline']}`: bootstrap interval, permutation p, Holm's correction "
+        "within each metric (the means over sets by themselves, and all sets together), and the smallest difference "
+        "that a sample like this one detects (80 % power). No sign is claimed inside it, "
+        f"nor where p (Holm) is not below {alpha_of(level):g}."
     )
     return f"## Against the baseline\n\n{note}\n\n{table(head, rows)}"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ KEY = "jade.key"
 """Tag that names the opening of a run, so that a second try finds what the first one made."""
 TABLES = "mlflow.loggedArtifacts"
 """Tag by which the UI knows which artifacts are tables."""
+_OPENING_SECONDS = 60.0
+"""How long to wait for another process that opens the same SQLite store."""
 HURRIED = 5, 0
 """Seconds and further tries of a request while training or an evaluation waits for it."""
 
@@ -106,11 +108,13 @@ class MlflowStore:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """Return the client; the first use imports MLflow and opens the store."""
+        """Return the client; the first use imports MLflow and opens the store, whose tables one process makes alone."""
         folder = _sqlite_folder(self.uri)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        return tracking_client(self.uri)
+        if folder is None:
+            return tracking_client(self.uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _opening(self.uri):  # MLflow has no lock: of two that come first, one fails
+            return tracking_client(self.uri)
 
     @contextmanager
     def _answering(self, retries: int | None = None) -> Iterator[None]:
@@ -260,6 +264,21 @@ class MlflowStore:
                     tags={"mlflow.traceName": trace["name"], **trace["tags"]},
                 )
             )
+
+
+@contextmanager
+def _opening(uri: str) -> Iterator[None]:
+    """Hold the lock of whoever opens a store, where one can be had."""
+    from filelock import FileLock
+
+    lock = FileLock(jade_home() / "locks" / f"mlflow-{digest(uri)[:16]}.lock")
+    with suppress(OSError, NotImplementedError):  # a Timeout is an OSError
+        Path(lock.lock_file).parent.mkdir(exist_ok=True)
+        lock.acquire(timeout=_OPENING_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _sqlite_folder(uri: str) -> Path | None:

@@ -144,6 +144,7 @@ def test_means_comparisons_and_breakdowns_by_hand() -> None:
     rows = {row["set"]: row for row in found["comparisons"] if row["metric"] == "em"}
     assert rows["one"]["difference"] == 0.5 and rows["two"]["difference"] == 0.0 and rows[MACRO]["difference"] == 0.25
     assert rows["one"]["p"] == 0.5 and rows["one"]["p_corrected"] == 1.0 and rows["one"]["sign"] == 0
+    assert rows[MACRO]["p_corrected"] == rows[MACRO]["p"], "a family of its own, and one system in it"
     groups = {(row["system"], row["group"]): row for row in found["hops"]}
     assert groups["A", "2"]["n"] == 4 and groups["A", "1"]["em"] == 1.0 and groups["A", "2"]["share"] == 0.8
     assert {row["group"] for row in found["types"]} == {"one: bridge", "two: ?"}

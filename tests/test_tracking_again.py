@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,31 @@ def test_limits_that_the_user_has_set_stay_in_force(monkeypatch: pytest.MonkeyPa
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "120"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+_OPEN = """
+import sys, time
+from pathlib import Path
+import mlflow.store.tracking.sqlalchemy_store  # the slow part, before the race
+from evaluation.tracking import track
+Path(sys.argv[1], sys.argv[2]).touch()
+while len(list(Path(sys.argv[1]).iterdir())) < 2:
+    time.sleep(0.001)
+with track("race", sys.argv[2]) as run:
+    print(run.run_id)
+"""
+
+
+def test_of_two_processes_that_make_the_store_neither_finds_it_away(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    settings = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow/mlflow.db", "JADE_HOME": str(tmp_path / "home")}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN, str(ready), name], env={**os.environ, **settings},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=60) for process in started]
+    assert all(len(said.strip()) == 32 and "does not answer" not in warned for said, warned in ended), ended
