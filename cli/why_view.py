@@ -12,6 +12,7 @@ from rich.text import Text
 from cli.terminal import clean, one_line
 from evaluation.counterfactual_result import COSTS, Alternative, Explanation
 from evaluation.counterfactual_roles import RoleEffect, remarks_of
+from evaluation.report_markdown import change
 from training.value_check import Agreement, StateValue
 
 _SHORT = 44
@@ -78,7 +79,7 @@ def ledger_view(effects: Sequence[RoleEffect], explained: Sequence[Explanation],
 
 def _interval(effect: RoleEffect) -> str:
     score = effect.score
-    return "-" if score is None else f"{score.mean:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
+    return "-" if score is None else change(score.mean, score.low, score.high)
 
 
 def _remarks(explained: Sequence[Explanation]) -> list[Text]:

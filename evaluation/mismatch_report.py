@@ -18,7 +18,7 @@ from evaluation.figures import whiskers
 from evaluation.macro import macro_compare
 from evaluation.mismatch_config import MismatchConfig
 from evaluation.report import MACRO, Sampling
-from evaluation.report_markdown import table
+from evaluation.report_markdown import change, table, with_interval
 from evaluation.results import Block, Floats
 from evaluation.statistics import Comparison, compare, corrected
 
@@ -151,7 +151,7 @@ def _meter_sentence(meter: Mapping[str, Any]) -> str:
 
 
 def _span(row: Mapping[str, Any]) -> str:
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return change(row["difference"], row["low"], row["high"])
 
 
 def render_mismatch(mismatch: Mapping[str, Any]) -> str:
@@ -201,7 +201,7 @@ def _plan_tables(mismatch: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(cell: Mapping[str, Any]) -> str:
-    return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
+    return with_interval(cell["mean"], cell["low"], cell["high"])
 
 
 def matrix_figure(mismatch: Mapping[str, Any]) -> Figure:

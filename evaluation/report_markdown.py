@@ -47,7 +47,7 @@ def summary(report: Mapping[str, Any]) -> str:
             )
     for row in report["comparisons"]:
         if row["metric"] == "f1":
-            span = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            span = change(row["difference"], row["low"], row["high"])
             sure = f"detectable {row['detectable']:.3f}, p {_p(row['p_corrected'])}: {_VERDICT[row['sign']]}"
             lines.append(f"{row['set']:>16}  F1 {span}, {sure}  {row['system']} − {report['baseline']}")
     return "\n".join(lines)
@@ -61,6 +61,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table; bars inside cells are escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def with_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
+    """Return a mean and its interval, such as "0.312 [0.265, 0.360]"."""
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def change(difference: float, low: float, high: float, digits: int = 3) -> str:
+    """Return a difference and its interval with their signs, such as "+0.020 [-0.033, +0.075]"."""
+    return f"{difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -77,8 +87,9 @@ def number(cell: Mapping[str, Any], digits: int = 3, bare: bool = True) -> str:
     """Return a mean, with its interval where it has one and `bare` is not asked for."""
     if cell["mean"] is None:
         return "–"
-    text = f"{cell['mean']:.{digits}f}"
-    return text if bare or "low" not in cell else f"{text} [{cell['low']:.{digits}f}, {cell['high']:.{digits}f}]"
+    if bare or "low" not in cell:
+        return f"{cell['mean']:.{digits}f}"
+    return with_interval(cell["mean"], cell["low"], cell["high"], digits)
 
 
 def _means(report: Mapping[str, Any], name: str) -> str:
@@ -123,7 +134,7 @@ def _comparisons(report: Mapping[str, Any]) -> str:
     order = {name: place for place, name in enumerate(_names(report))}
     for row in sorted(report["comparisons"], key=lambda row: order[row["set"]]):
         digits = _UNITS.get(row["metric"], 3)
-        span = f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+        span = change(row["difference"], row["low"], row["high"], digits)
         means = [f"`{row['system']}` {row['mean']:.{digits}f}", f"{row['baseline']:.{digits}f}"]
         sure = [_p(row["p"]), _p(row["p_corrected"]), f"{row['detectable']:.{digits}f}", _VERDICT[row["sign"]]]
         rows.append([row["set"], row["metric"], *means, span, *sure])

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluation.figures import pareto, whiskers
-from evaluation.report_markdown import table
-from evaluation.statistics import Comparison, compare, corrected, interval
+from evaluation.report_markdown import change, table
+from evaluation.statistics import compare, corrected, interval
 from experiments.arms import Arm, Row, seeded
 from experiments.conduct import Experiment
 from experiments.learning import Learned, learned, tiny_experiment
@@ -97,7 +97,14 @@ def against(rows: Sequence[Row], how: str = "") -> str:
     f1 = corrected([compare(mine, other) for mine, other in reached])
     turns, retrievals = (cost_cells(cost, list(pairs.values()), how) for cost in ("turns", "retrievals"))
     lines = [
-        [name, _span(item, 3), f"{item.detectable:.3f}", f"{item.p_corrected:.3f}", item.verdict, *costs]
+        [
+            name,
+            change(item.difference, item.low, item.high),
+            f"{item.detectable:.3f}",
+            f"{item.p_corrected:.3f}",
+            item.verdict,
+            *costs,
+        ]
         for name, item, *costs in zip(pairs, f1, turns, retrievals, strict=True)
     ]
     named = f"controller − fixed prices{', at τ = 1' if how else ''}"
@@ -120,7 +127,9 @@ def cost_cells(cost: str, pairs: Sequence[tuple[Sequence[Learned], Sequence[Lear
     items = corrected([compare(_of(named, pairs[place][0]), _of(named, pairs[place][1])) for place in known])
     words = {1: "more", -1: "fewer", 0: "not resolved"}
     for place, item in zip(known, items, strict=True):
-        means[place] += f": {_span(item, 2)}, p {item.p_corrected:.3f}, {words[item.sign]}"
+        means[place] += (
+            f": {change(item.difference, item.low, item.high, 2)}, p {item.p_corrected:.3f}, {words[item.sign]}"
+        )
     return means
 
 
@@ -128,10 +137,6 @@ def _of(name: str, group: Sequence[Learned]) -> list[tuple[float, ...]]:
     """Return a field of `Measure` as (seeds, held-out questions); empty where a seed's row does not hold it."""
     found = [getattr(item.after, name) for item in group]
     return found if all(found) else []
-
-
-def _span(item: Comparison, digits: int) -> str:
-    return f"{item.difference:+.{digits}f} [{item.low:+.{digits}f}, {item.high:+.{digits}f}]"
 
 
 def figures(rows: Sequence[Row]) -> Mapping[str, Figure]:

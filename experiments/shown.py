@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evaluation.figures import whiskers
-from evaluation.report_markdown import table
+from evaluation.report_markdown import change, table, with_interval
 from evaluation.statistics import compare_all, interval
 from experiments.arms import Row, by_arm
 from experiments.learning import Learned, learned
@@ -36,7 +36,7 @@ def gains(group: Sequence[Learned]) -> list[list[float]]:
 def f1(group: Sequence[Learned]) -> str:
     """Show greedy F1 with its 95 % interval over questions, each averaged over seeds."""
     found = interval(scores(group))
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return with_interval(found.mean, found.low, found.high)
 
 
 def before(group: Sequence[Learned]) -> str:
@@ -110,7 +110,7 @@ def comparison_table(rows: Sequence[Row], baseline: str, apart: bool | None = No
     lines = [
         [
             name,
-            f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]",
+            change(item.difference, item.low, item.high),
             by_seed(found[name], found[baseline], apart),
             f"{item.detectable:.3f}",
             f"{item.p_corrected:.3f}",

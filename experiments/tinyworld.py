@@ -18,6 +18,7 @@ from itertools import product
 from typing import Any
 
 from agents.errors import ConfigError
+from evaluation.report_markdown import change
 from evaluation.statistics import interval
 from experiments.arms import Row, seeded
 from experiments.conduct import Experiment
@@ -95,7 +96,7 @@ def table(results: Sequence[Learned]) -> str:
         )
         first, last = f1.split(" → ")
         name = f"{key[0]}, R permuted" if key[2] else key[0]
-        shown = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        shown = change(gain.mean, gain.low, gain.high)
         apart = spread([item.after.f1 - item.before.f1 for item in mine], "{:+.3f}")
         cells = [name, key[1], str(len(mine)), first, last, shown, apart, sampled, lost]
         lines.append(f"| {' | '.join(cells)} |")

@@ -20,7 +20,7 @@ from evaluation.evaluate import check, gather, publish
 from evaluation.evaluate_config import EvalConfig
 from evaluation.loading import load_model, open_retrievers
 from evaluation.macro import macro_compare, macro_interval
-from evaluation.report_markdown import summary, table
+from evaluation.report_markdown import change, summary, table, with_interval
 from evaluation.statistics import corrected
 from experiments.arms import Arm, Row
 from training.checkpoint import find_checkpoint, read_state
@@ -187,7 +187,7 @@ def sets_of(comparison: Row, system: str) -> list[npt.NDArray[np.float64]]:
 def shown_interval(sets: Sets) -> str:
     """Show a mean over sets with its 95 % interval."""
     found = macro_interval(sets)
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return with_interval(found.mean, found.low, found.high)
 
 
 def difference_table(what: str, metric: str, pairs: Mapping[str, tuple[Sets, Sets]]) -> str:
@@ -201,7 +201,7 @@ def difference_table(what: str, metric: str, pairs: Mapping[str, tuple[Sets, Set
     items = corrected([macro_compare(mine, theirs) for mine, theirs in pairs.values()])
     lines = [
         [name, f"{item.baseline:.3f}", f"{item.mean:.3f}",
-         f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]",
+         change(item.difference, item.low, item.high),
          f"{item.detectable:.3f}", f"{item.p_corrected:.3f}", item.verdict]
         for name, item in zip(pairs, items, strict=True)
     ]  # fmt: skip

@@ -30,7 +30,7 @@ from evaluation.evaluate_config import EvalConfig
 from evaluation.figures import whiskers
 from evaluation.loading import load_base, load_other, open_retrievers
 from evaluation.macro import macro_compare
-from evaluation.report_markdown import table
+from evaluation.report_markdown import change, table
 from evaluation.statistics import Comparison, corrected
 from evaluation.systems import UNTUNED, slug_of
 from experiments.arms import Arm, Row
@@ -182,7 +182,7 @@ def show(config: TransferConfig, rows: Sequence[Row]) -> str:
     verdicts = {1: "helps", -1: "hurts", 0: "not resolved"}
     lines = []
     for row, item in zip(rows, compared(config, rows), strict=True):
-        span = f"{item.difference:+.3f} [{item.low:+.3f}, {item.high:+.3f}]"
+        span = change(item.difference, item.low, item.high)
         lines.append(
             [row["arm"], f"{row['parameters'] / 1e6:,.1f} M", f"{item.baseline:.3f}", f"{item.mean:.3f}", span,
              f"{item.detectable:.3f}", f"{item.p_corrected:.3f}", verdicts[item.sign]]
