@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -157,12 +158,14 @@ def _sum_up(ledger: Path, limit: int | None, explainer: Explainer, as_json: bool
 
     explained: list[Explanation] = []
     left_out: list[str] = []
-    for run in islice(read_ledger(ledger), limit):
+    total, began = sum(1 for _ in islice(read_ledger(ledger), limit)), time.monotonic()
+    for done, run in enumerate(islice(read_ledger(ledger), limit), 1):
         try:
             explained.append(explainer.explain(run))
         except JadeError as error:
             left_out.append(f"{run.run}: {error}")
-        note(f"run {len(explained) + len(left_out)}: {run.run}")
+        minutes = (time.monotonic() - began) / done * (total - done) / 60
+        note(f"run {done} of {total}: {run.run}, {minutes:.0f} min left")
     if not explained:
         why_not = f"none of its {len(left_out)} runs can be explained; {left_out[0]}" if left_out else "it holds no run"
         raise ConfigError(f"ledger {ledger}: {why_not}")
