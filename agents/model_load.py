@@ -16,6 +16,7 @@ from agents.embedded import MODEL, Progress, embedded_model, quiet
 from agents.errors import ConfigError
 from agents.home import jade_home
 from agents.model_device import choose_device, choose_dtype
+from agents.named import model_folder
 
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 
@@ -96,15 +97,8 @@ def find_folder(model: str | Path | None, progress: Progress) -> tuple[Path, str
     """
     if model is None:
         return embedded_model(progress), MODEL.folder
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"model folder {folder} has no config.json; give a transformers model folder")
-        return folder, folder.resolve().name
-    name = str(model)
-    if isinstance(model, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ConfigError(f"model folder {folder} does not exist; give a folder, a hub id, or leave it out")
-    return _hub(name, progress), name
+    folder = model_folder(model)
+    return (_hub(str(model), progress), str(model)) if folder is None else (folder, folder.resolve().name)
 
 
 def _hub(name: str, progress: Progress) -> Path:

@@ -6,6 +6,7 @@ the queries beside it.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -65,6 +66,7 @@ class Lexical:
         """Index `texts` [passages]."""
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG, whatever the root says
         self._tokenize = bm25s.tokenize
         self._index = bm25s.BM25(method="lucene")
         self._index.index(self._words(texts), show_progress=False)

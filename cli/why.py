@@ -123,8 +123,9 @@ class Explainer:
         Raises:
             JadeError: It cannot be made again here, or the critic does not fit it.
         """
-        from evaluation.counterfactual import explain
+        from evaluation.counterfactual import check_roles, explain
 
+        check_roles(self._wishes["roles"], run)  # before a model is loaded
         graph, golds, checks = self._rebuilder.graph(run), self._golds.of(run), self.checks
         if checks is None:
             return explain(run, graph, golds=golds, **self._wishes)

@@ -15,6 +15,7 @@ from evaluation.counterfactual_roles import RoleEffect, remarks_of
 from evaluation.report_markdown import change
 from training.value_check import Agreement, StateValue
 
+LEGEND = "Δ = with the change − as recorded: where a call is skipped, Δ score below 0 says that it helped"
 _SHORT = 44
 _LISTED = 5
 """Different remarks on the runs of a ledger that are shown; --json has all."""
@@ -34,7 +35,7 @@ def run_view(explanation: Explanation) -> Group:
     recorded = explanation.recorded
     head = Text(one_line(explanation.question, 200), style="bold")
     against = f"gold: {' | '.join(explanation.golds)}" if explanation.golds else "no gold answer: agreement with itself"
-    costs = " · ".join(f"{getattr(recorded, name):g} {name}" for name in COSTS)
+    costs = " · ".join(_counted(getattr(recorded, name), name) for name in COSTS)
     facts = Text(one_line(f"run {explanation.run} · score {recorded.score:.3f} ({against}) · {costs}"), style="dim")
     table = _table(("call", "instead", "answer"), ("Δ score", *(f"Δ {name}" for name in COSTS)))
     for why in explanation.calls:
@@ -42,7 +43,12 @@ def run_view(explanation: Explanation) -> Group:
             name = f"{why.call}  {one_line(why.text, _SHORT)}" if not place else ""
             table.add_row(Text(clean(name)), *_row(explanation, alternative))
     said = Text(f"answer {one_line(recorded.answer, 200) or '(none)'}", style="green")
-    return Group(head, said, facts, *(Text(clean(line), style="yellow") for line in explanation.remarks), table)
+    remarks = (Text(clean(line), style="yellow") for line in explanation.remarks)
+    return Group(head, said, facts, *remarks, Text(LEGEND, style="dim"), table)
+
+
+def _counted(number: float, name: str) -> str:
+    return f"{number:g} {name.removesuffix('s') if number == 1 else name}"
 
 
 def _row(explanation: Explanation, alternative: Alternative) -> list[Text]:
@@ -74,7 +80,9 @@ def ledger_view(effects: Sequence[RoleEffect], explained: Sequence[Explanation],
         shares.add_row(*names, *map(Text, counts))
         changes.add_row(*names, Text(_interval(effect)), *(Text(f"{getattr(effect, name):+.2f}") for name in COSTS))
     sentences = [Text(clean(effect.sentence)) for effect in effects if effect.kind == "skipped"]
-    return Group(Text(told, style="dim"), *_remarks(explained), *sentences, Text(""), shares, Text(""), changes)
+    head = Text(told, style="dim")
+    legend = Text(LEGEND, style="dim")
+    return Group(head, *_remarks(explained), *sentences, Text(""), shares, Text(""), legend, changes)
 
 
 def _interval(effect: RoleEffect) -> str:

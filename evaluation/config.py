@@ -83,9 +83,11 @@ def merge_config(kind: type[C], *layers: Mapping[str, Any]) -> C:
         for key in layer:
             if key not in names:
                 near = get_close_matches(str(key), names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ConfigError(f"unknown configuration key {key!r}{hint} Allowed: {', '.join(names)}")
+                hint = f"; did you mean {near[0]!r}?" if near else ";"
+                raise ConfigError(f"unknown configuration key {key!r}{hint} allowed: {', '.join(names)}")
             _check_items(key, layer[key])
+    lists = {item.name for item in fields(cast(Any, kind)) if str(item.type).startswith("list[")}
+    layers = tuple({key: _listed(layer[key], key in lists) for key in layer} for layer in layers)
     try:
         merged = OmegaConf.merge(_defaults(cast(Any, kind)), *map(dict, layers))
         return cast(C, OmegaConf.to_object(merged))  # resolves ${…}, which may lead nowhere
@@ -110,6 +112,12 @@ def _check_items(key: str, value: Any) -> None:
         wrong = next((item for item in value if isinstance(item, list | tuple | Mapping)), None)
         if wrong is not None:
             raise ConfigError(f"impossible value: {key} holds {wrong!r:.60}; wanted a list of texts or numbers")
+
+
+def _listed(value: Any, wanted: bool) -> Any:
+    """Return a lone text or number as the list that is wanted: `--sets nq` means ['nq']."""
+    alone = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return [value] if wanted and alone else value
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

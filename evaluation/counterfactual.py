@@ -81,7 +81,7 @@ def explain(
     check_wishes(resamples, kinds)
     if isinstance(run, str):
         run = find_run(ledger_folder(), run)
-    _check_roles(roles, run)
+    check_roles(roles, run)
     graph = graph or Rebuilder().graph(run)
     remarks = check_rebuilt(run, graph)
     golds = Golds().of(run) if golds is None else tuple(golds)
@@ -114,7 +114,12 @@ def check_wishes(resamples: int, kinds: Sequence[str]) -> None:
         raise ConfigError(f"a call cannot be {', '.join(unknown) or 'left as it is'}; allowed: {', '.join(KINDS)}")
 
 
-def _check_roles(roles: Sequence[str], run: Trajectory) -> None:
+def check_roles(roles: Sequence[str], run: Trajectory) -> None:
+    """Refuse a role that neither JADE nor the run knows.
+
+    Raises:
+        ConfigError: There is such a one; the message lists the others.
+    """
     spoke = [call.role for call in run.calls]
     unknown = [role for role in roles if role not in ROLES and role not in spoke]
     if unknown:

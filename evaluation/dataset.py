@@ -24,7 +24,7 @@ BUNDLED = (*DATASETS, "squad", "decompositions")
 """Everything under data/: the seven, extra single-hop training questions, and question decompositions."""
 _REPEATS = ("flashrag", "squad")
 """Public formats whose official files ask some questions twice on purpose (two people of one name, say)."""
-_SHOWN = 5
+_SHOWN = 20
 """Bad rows that an error message lists."""
 
 
@@ -38,7 +38,8 @@ class Example:
     """Any one counts. Empty only where `load_examples(gold=False)` allowed it."""
     type: str = ""
     """Question type as the dataset names it: "bridge", "comparison", "3hop1", "occupation", …"""
-    hops: int = 1
+    hops: int | None = None
+    """How many facts it takes; None where the file does not tell."""
     supporting: tuple[str, ...] = ()
     """Ids of the passages that hold the answer; titles in the public formats, which have no ids."""
     decomposition: tuple[tuple[str, str | None], ...] = ()
@@ -152,7 +153,7 @@ def _checked(path: Path, dataset: str, gold: bool) -> list[Example]:
 
 
 def _parsed(path: Path, dataset: str) -> Iterator[tuple[str, Example | str]]:
-    contents: dict[str, str] = {}
+    contents: dict[str, tuple[str, str]] = {}
     for place, row in read_rows(path):
         if isinstance(row, str):
             yield place, row
@@ -163,9 +164,10 @@ def _parsed(path: Path, dataset: str) -> Iterator[tuple[str, Example | str]]:
             yield place, str(error)
             continue
         content = f"{example.question}\x00{example.answers}\x00{example.supporting}\x00{example.type}"
-        twin = contents.setdefault(content, place)
+        twin, name = contents.setdefault(content, (place, example.id))
         if twin != place and example.origin not in _REPEATS:
-            yield place, f"duplicate of {twin} under another id (question {example.question!r:.60})"
+            how = "" if name == example.id else " under another id"
+            yield place, f"duplicate of {twin}{how} (question {example.question!r:.60})"
         else:
             yield place, example
 

@@ -49,16 +49,24 @@ def evaluate(config: EvalConfig, *, dry_run: bool = False, ranks: Ranks = ALONE)
     return measure(config, systems, sets, load_model(config), retrievers, load_other(config), ranks)
 
 
-def check(config: EvalConfig) -> tuple[list[System], list[Asked]]:
+def check(config: EvalConfig, *, models: bool = True) -> tuple[list[System], list[Asked]]:
     """Read systems and questions and check all that can be checked without a model; tell how much it is.
+
+    Args:
+        config: What is wanted.
+        models: Whether the models' folders must be there already.
 
     Raises:
         JadeError: As named in its message.
     """
+    from agents.named import model_folder
     from evaluation.readiness import ready
     from evaluation.systems import decoding_of, read_systems
     from graphs.options import read_options
 
+    for model in (config.model, config.other):
+        if models and model is not None:
+            model_folder(model)
     systems = read_systems(config.systems, read_options(config.options()), config.model, config.other)
     sets = ready(config)
     total = sum(len(asked.examples) for asked in sets) * len(systems) * config.seeds
@@ -234,6 +242,7 @@ def _track(config: EvalConfig, report: Mapping[str, Any], figures: Mapping[str, 
     from evaluation.tracking import track
 
     assert config.experiment is not None
+    _log.info("logging to MLflow, experiment %s", config.experiment)
     with track(config.experiment, output.name, config.__dict__) as tracked:
         log_report(tracked, report, figures, output)
         log_systems(tracked, config.experiment, report)

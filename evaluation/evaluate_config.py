@@ -112,7 +112,8 @@ class EvalConfig:
         for name in ("sample", "seeds", "top_k", "in_flight", "resamples", "threads", "max_turns", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name}={value}; must be at least 1")
+                every = ", or none for all questions" if name == "sample" else ""
+                raise ConfigError(f"{name}={value}; must be at least 1{every}")
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")

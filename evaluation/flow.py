@@ -31,7 +31,7 @@ def flows_of(blocks: Sequence[Block]) -> list[dict[str, Any]]:
     for block in blocks:
         scores = zip(block.runs, block.run_values("em"), block.run_values("f1"), strict=True)
         for (record, example), em, f1 in scores:
-            hops = f"{example.hops} hop" if example.hops == 1 else f"{example.hops} hops"
+            hops = "1 hop" if example.hops == 1 else f"{example.hops or '?'} hops"
             result = RESULTS[3] if record.failed else RESULTS[0] if em == 1 else RESULTS[1] if f1 > 0 else RESULTS[2]
             counts[block.system, hops, record.plan or "(no plan)", result] += 1
     return [dict(zip(("system", *STAGES), key, strict=True)) | {"n": n} for key, n in sorted(counts.items())]

@@ -130,7 +130,8 @@ def fields_of(row: Row) -> dict[str, Any]:
     """
     question = row.get("question")
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"no question: 'question' is {question!r:.60}, and must be non-blank text")
+        found = f"'question' is {question!r:.60}" if "question" in row else "there is no field 'question'"
+        raise ValueError(f"no question: {found}; wanted non-blank text in it")
     if "golden_answers" in row:
         fields = _flashrag(row)
     elif "question_decomposition" in row:
@@ -257,11 +258,13 @@ def _identifier(value: Any, question: str) -> str:
     return "q-" + hashlib.sha256(" ".join(question.casefold().split()).encode()).hexdigest()[:12]
 
 
-def _hops(fields: Row) -> int:
-    """Return the number of hops that a public format implies where it does not state one."""
+def _hops(fields: Row) -> int | None:
+    """Return the number of hops that a row implies where it does not state one; None where it implies none."""
     named = re.match(r"(\d)hop", str(fields.get("type", ""))) or re.match(r"(\d)hop", fields["id"])
     if named:
         return int(named[1])
     if fields.get("type") == "bridge_comparison":
         return 4
-    return len(fields.get("decomposition", ())) or (2 if len(fields["supporting"]) > 1 else 1)
+    passages = len(fields["supporting"])
+    implied = 2 if passages > 1 else 1 if passages or fields.get("type") == "single" else None
+    return len(fields.get("decomposition", ())) or implied

@@ -18,7 +18,7 @@ from evaluation.figures import whiskers
 from evaluation.macro import macro_compare
 from evaluation.mismatch_config import MismatchConfig
 from evaluation.report import MACRO, Sampling
-from evaluation.report_markdown import change, table, with_interval
+from evaluation.report_markdown import change, detectable, table, with_interval
 from evaluation.results import Block, Floats
 from evaluation.statistics import Comparison, compare, corrected
 
@@ -125,7 +125,7 @@ def sentences(mismatch: Mapping[str, Any]) -> list[str]:
         effect = f"planning {verdict} them" if verdict else "the sample does not resolve whether planning helps them"
         lines.append(
             f"On the {row['executors']} executors, with the {row['planner']} planner, {effect}: "
-            f"{_span(row)} F1 against the fixed {mismatch['fixed_plan']} (detectable {row['detectable']:.3f})."
+            f"{_span(row)} F1 against the fixed {mismatch['fixed_plan']} (detectable {detectable(row['detectable'])})."
         )
     if mismatch["meter"] is not None:
         lines.append(_meter_sentence(mismatch["meter"]))
@@ -145,8 +145,8 @@ def _meter_sentence(meter: Mapping[str, Any]) -> str:
         0: f"may be worth more or less {where}: the sample does not resolve it",
     }[meter["sign"]]
     return (
-        f"Mismatch meter {_span(meter)} F1 (detectable {meter['detectable']:.3f}): the {last} planner in place of the "
-        f"{first} one {says} ({meter['mean']:+.3f} against {meter['baseline']:+.3f})."
+        f"Mismatch meter {_span(meter)} F1 (detectable {detectable(meter['detectable'])}): the {last} planner in place "
+        f"of the {first} one {says} ({meter['mean']:+.3f} against {meter['baseline']:+.3f})."
     )
 
 
@@ -183,7 +183,7 @@ def _plan_tables(mismatch: Mapping[str, Any]) -> list[str]:
     fixed, words = mismatch["fixed_plan"], {1: "helps", -1: "hurts", 0: "not resolved"}
     lines = [
         [row["plan"], row["executors"], f"{row['baseline']:.3f}", f"{row['mean']:.3f}", _span(row),
-         f"{row['detectable']:.3f}", words[row["sign"]]]
+         detectable(row["detectable"]), words[row["sign"]]]
         for row in mismatch["plans"]
     ]  # fmt: skip
     head = ["plan", "executors", f"F1 of {fixed}", "F1", "difference", "detectable", "the plan"]
@@ -191,7 +191,7 @@ def _plan_tables(mismatch: Mapping[str, Any]) -> list[str]:
     if mismatch["coadaptation"]:
         words = {1: "more", -1: "less", 0: "not resolved"}
         lines = [
-            [row["plan"], f"{row['baseline']:+.3f}", f"{row['mean']:+.3f}", _span(row), f"{row['detectable']:.3f}",
+            [row["plan"], f"{row['baseline']:+.3f}", f"{row['mean']:+.3f}", _span(row), detectable(row["detectable"]),
              words[row["sign"]]]
             for row in mismatch["coadaptation"]
         ]  # fmt: skip

@@ -61,7 +61,7 @@ def build_report(
         "baseline": baseline,
         "means": {system: _means([grid[system, name] for name in sets], sampling) for system in systems},
         "comparisons": compare_systems(grid, systems, sets, baseline, sampling),
-        "hops": breakdown(blocks, lambda record, example: str(example.hops)),
+        "hops": breakdown(blocks, lambda record, example: str(example.hops or "?")),
         "types": breakdown(blocks, lambda record, example: f"{example.dataset}: {example.type or '?'}"),
         "plans": breakdown(blocks, _plan),
         "plans_by_set": by_set(blocks, _plan),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from evaluation.report import MACRO
@@ -36,20 +37,25 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Return what a terminal shows at the end: one line a system, and one for each comparison in F1."""
-    lines = []
+    """Return what a terminal of 80 columns shows at the end: each system on each set, and against the baseline."""
+    names, lines = _names(report), []
+    wide = max(map(len, names))
     for system in report["systems"]:
-        for name in _names(report):
+        lines.append(system)
+        for name in names:
             means = report["means"][system][name]
-            costs = f"{number(means['turns'], 2)} turns, {number(means['tokens'], 0)} tokens, {means['failed']} failed"
-            lines.append(
-                f"{name:>16}  F1 {number(means['f1'], bare=False)}  EM {number(means['em'])}  {costs}  {system}"
-            )
-    for row in report["comparisons"]:
-        if row["metric"] == "f1":
-            span = change(row["difference"], row["low"], row["high"])
-            sure = f"detectable {row['detectable']:.3f}, p {_p(row['p_corrected'])}: {_VERDICT[row['sign']]}"
-            lines.append(f"{row['set']:>16}  F1 {span}, {sure}  {row['system']} − {report['baseline']}")
+            f1, costs = number(means["f1"], bare=False), f"{number(means['turns'], 2)} turns"
+            failed = f", {means['failed']} failed" if means["failed"] else ""
+            told = f"{number(means['em'])} EM, {costs}, {number(means['tokens'], 0)} tokens{failed}"
+            lines.append(f"  {name:>{wide}}  F1 {f1}, {told}")
+    found = {(row["system"], row["set"]): row for row in report["comparisons"] if row["metric"] == "f1"}
+    for system in dict.fromkeys(system for system, _ in found):
+        lines.append(f"{system} − {report['baseline']}, F1 (and the smallest difference that the sample finds)")
+        for name in names:
+            row = found[system, name]
+            f1, least = change(row["difference"], row["low"], row["high"]), detectable(row["detectable"])
+            sure = f"p {_p(row['p_corrected'])}: {_VERDICT[row['sign']]}"
+            lines.append(f"  {name:>{wide}}  {f1}, finds {least}, {sure}")
     return "\n".join(lines)
 
 
@@ -71,6 +77,11 @@ def with_interval(mean: float, low: float, high: float, digits: int = 3) -> str:
 def change(difference: float, low: float, high: float, digits: int = 3) -> str:
     """Return a difference and its interval with their signs, such as "+0.020 [-0.033, +0.075]"."""
     return f"{difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def detectable(effect: float, digits: int = 3) -> str:
+    """Return the smallest effect that a sample finds; "–" where nothing varied, so that nothing can be said of it."""
+    return f"{effect:.{digits}f}" if 1e-12 < effect < inf else "–"
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -136,7 +147,7 @@ def _comparisons(report: Mapping[str, Any]) -> str:
         digits = _UNITS.get(row["metric"], 3)
         span = change(row["difference"], row["low"], row["high"], digits)
         means = [f"`{row['system']}` {row['mean']:.{digits}f}", f"{row['baseline']:.{digits}f}"]
-        sure = [_p(row["p"]), _p(row["p_corrected"]), f"{row['detectable']:.{digits}f}", _VERDICT[row["sign"]]]
+        sure = [_p(row["p"]), _p(row["p_corrected"]), detectable(row["detectable"], digits), _VERDICT[row["sign"]]]
         rows.append([row["set"], row["metric"], *means, span, *sure])
     note = (
         f"Paired by question against `{report['baseline']}`: bootstrap interval, permutation p, Holm's correction "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +59,14 @@ class System:
         return self.base_trained or (self.folders.get("*") is not None and None not in self.folders.values())
 
     @property
+    def content(self) -> Hashable:
+        """Return what is asked, whatever it is called: workflow and speakers."""
+        found = {role: (folder and folder.resolve(), role in self.other) for role, folder in self.folders.items()}
+        rest = found.get("*", (None, False))
+        speakers = {("*", rest), *((role, speaker) for role, speaker in found.items() if speaker != rest)}
+        return self.kind, self.workflow, self.graph, frozenset(speakers)
+
+    @property
     def slug(self) -> str:
         """Return the label as file and metric names can hold it."""
         return slug_of(self.label)
@@ -81,8 +89,8 @@ def read_systems(
         other: The second base model.
 
     Raises:
-        ConfigError: An unknown name, an impossible plan, an adapter that cannot be used, or two labels whose file
-            names would be the same.
+        ConfigError: An unknown name, an impossible plan, an adapter that cannot be used, or two labels that mean the
+            same, or whose file names would be the same.
     """
     systems = [_read(label, budgets, (model, other)) for label in labels]
     slugs: dict[str, str] = {}
@@ -90,6 +98,11 @@ def read_systems(
         twin = slugs.setdefault(system.slug, system.label)
         if twin != system.label:
             raise ConfigError(f"systems {twin!r} and {system.label!r} would share the file name {system.slug!r}")
+    same: dict[Hashable, str] = {}
+    for system in systems:
+        twin = same.setdefault(system.content, system.label)
+        if twin != system.label:
+            raise ConfigError(f"systems {twin!r} and {system.label!r} are the same under two names; leave one out")
     return systems
 
 

@@ -60,8 +60,8 @@ def run_named(arguments: Sequence[str]) -> int:
     name, known = arguments[0], experiments()
     if name not in known:
         near = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"no experiment {name!r}{hint} Allowed: {', '.join(known)}")
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        raise ConfigError(f"no experiment {name!r}{hint} allowed: {', '.join(known)}")
     sys.argv = [f"python -m experiments {name}", *arguments[1:]]
     status: int = import_module(f"experiments.{name}").main()
     return status

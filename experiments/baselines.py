@@ -219,8 +219,10 @@ def main() -> int:
         config, dry_run = read_config(BaselinesConfig, sys.argv[1:], PROGRAM)
         check(config.starts())
         if dry_run:
+            _log.info("that is before training; what is trained is asked the same after it:")
             for name in config.arms:
-                _log.info("%s: %s, %d iterations", name, RECIPES[name].note, config.iterations)
+                after = config.systems(name)[1]
+                _log.info("%s: %s, %d iterations; then %s", name, RECIPES[name].note, config.iterations, after)
             return 0
         setting = setting_of(config)
         return conduct(baselines(config), Path(config.output), lambda: partial(work, config), setting=setting)

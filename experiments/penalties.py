@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluation.figures import pareto, whiskers
-from evaluation.report_markdown import change, table
+from evaluation.report_markdown import change, detectable, table
 from evaluation.statistics import compare, corrected, interval
 from experiments.arms import Arm, Row, seeded
 from experiments.conduct import Experiment
@@ -100,7 +100,7 @@ def against(rows: Sequence[Row], how: str = "") -> str:
         [
             name,
             change(item.difference, item.low, item.high),
-            f"{item.detectable:.3f}",
+            detectable(item.detectable),
             f"{item.p_corrected:.3f}",
             item.verdict,
             *costs,

@@ -30,12 +30,12 @@ from evaluation.evaluate_config import EvalConfig
 from evaluation.figures import whiskers
 from evaluation.loading import load_base, load_other, open_retrievers
 from evaluation.macro import macro_compare
-from evaluation.report_markdown import change, table
+from evaluation.report_markdown import change, detectable, table
 from evaluation.statistics import Comparison, corrected
 from evaluation.systems import UNTUNED, slug_of
 from experiments.arms import Arm, Row
 from experiments.conduct import Experiment, conduct
-from training.backbones import BASE, backbone_path, make_random
+from training.backbones import BASE, backbone_path, make_random, random_shape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from evaluation.readiness import Asked
     from evaluation.systems import System
 
+_log = logging.getLogger("jade.experiments")
 PROGRAM = "python -m experiments transfer"
 OWN = "its own executors"
 _SHARED = ("backbones", "output", "threads", "device", "in_flight", "experiment", "systems")
@@ -135,7 +136,7 @@ def ask(config: TransferConfig, arm: Arm) -> dict[str, Any]:
     """
     backbone = arm.options["backbone"]
     mine = config.evaluation(backbone)
-    systems, sets = check(mine)
+    systems, sets = _checked(config, arm)
     retrievers = open_retrievers(mine, sets)  # before any model: a wrong embedder is told at once
     if backbone is not None:
         make_random(backbone, config.model)
@@ -185,7 +186,7 @@ def show(config: TransferConfig, rows: Sequence[Row]) -> str:
         span = change(item.difference, item.low, item.high)
         lines.append(
             [row["arm"], f"{row['parameters'] / 1e6:,.1f} M", f"{item.baseline:.3f}", f"{item.mean:.3f}", span,
-             f"{item.detectable:.3f}", f"{item.p_corrected:.3f}", verdicts[item.sign]]
+             detectable(item.detectable), f"{item.p_corrected:.3f}", verdicts[item.sign]]
         )  # fmt: skip
     head = ["executors", "parameters", f"F1, {config.fixed}", "F1, planned", f"planning ({config.level:.0%})",
             "detectable", "p (Holm)", "planning"]  # fmt: skip
@@ -209,6 +210,13 @@ def figures(config: TransferConfig, rows: Sequence[Row]) -> Mapping[str, Figure]
     return {"planning-by-size.png": figure}
 
 
+def _checked(config: TransferConfig, arm: Arm) -> tuple[list[System], list[Asked]]:
+    """Check the evaluation of one backbone; a random one is made when its turn comes."""
+    backbone = arm.options["backbone"]
+    _log.info("%s:", arm.name)
+    return check(config.evaluation(backbone), models=backbone is None or random_shape(backbone) is None)
+
+
 def main() -> int:
     """Run from the command line; a user's mistake is one message on standard error."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -218,7 +226,7 @@ def main() -> int:
     def work() -> int:
         config, dry_run = read_config(TransferConfig, sys.argv[1:], PROGRAM)
         experiment = transfer(config)
-        own, *_ = [check(config.evaluation(arm.options["backbone"]))[0] for arm in experiment.arms]
+        own, *_ = [_checked(config, arm)[0] for arm in experiment.arms]
         if dry_run:
             return 0
         setting = setting_of(config, own)

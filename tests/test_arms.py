@@ -260,10 +260,10 @@ def test_experiments_are_listed_and_a_wrong_name_gets_a_suggestion(capsys: pytes
     assert run_named([]) == 0
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in known)
-    with pytest.raises(ConfigError, match=r"no experiment 'penaltys'; did you mean 'penalties'\? Allowed: "):
+    with pytest.raises(ConfigError, match=r"no experiment 'penaltys'; did you mean 'penalties'\? allowed: "):
         run_named(["penaltys"])
     done = subprocess.run([sys.executable, "-m", "experiments", "zzz"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("ConfigError: no experiment 'zzz' Allowed: ")
+    assert done.returncode == 2 and done.stderr.startswith("ConfigError: no experiment 'zzz'; allowed: ")
 
 
 def test_arms_that_a_neighbour_ran_are_taken_over_and_no_others(tmp_path: Path) -> None:

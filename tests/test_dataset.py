@@ -165,7 +165,8 @@ def test_plain_rows_in_their_spellings(tmp_path: Path) -> None:
         ),
         ("{broken", "line 3", "not JSON"),
         ("[1]", "line 3", "a JSON list where an object"),
-        (question(0), "line 3", "duplicate of line 1"),
+        ({"answers": ["x"]}, "line 3", "there is no field 'question'"),
+        (question(0), "line 3", r"duplicate of line 1 \(question"),
         (question(0, id="other"), "line 3", "duplicate of line 1 under another id"),
         ({"question": "Two?", "answers": ["x"], "id": "one"}, "line 3", r"duplicate of line 2 \(id 'one'\)"),
     ],
@@ -177,11 +178,11 @@ def test_a_bad_row_is_refused_by_file_place_and_reason(tmp_path: Path, row: Any,
 
 
 def test_all_bad_rows_are_counted_and_the_first_shown(tmp_path: Path) -> None:
-    path = write(tmp_path / "bad.jsonl", [{"question": f"{n}?"} for n in range(9)])
-    with pytest.raises(ConfigError, match="9 row") as caught:
+    path = write(tmp_path / "bad.jsonl", [{"question": f"{n}?"} for n in range(25)])
+    with pytest.raises(ConfigError, match="25 row") as caught:
         load_examples(path)
-    assert "line 5: no gold" in str(caught.value) and "line 6" not in str(caught.value)
-    assert "and 4 more" in str(caught.value)
+    assert "line 20: no gold" in str(caught.value) and "line 21" not in str(caught.value)
+    assert "and 5 more" in str(caught.value)
 
 
 def test_a_bad_first_line_is_a_line_like_any_other(tmp_path: Path) -> None:

@@ -188,7 +188,13 @@ def test_the_report_reads_as_markdown() -> None:
     assert "| `A` | 0.250 | 0.417 [" in text and "## one" in text and "PromptError: too \\| long" in text
     assert "Against the baseline" in text and "| one | em | `B` 0.750 | 0.250 | +0.500 [" in text
     lines = summary(report()).splitlines()
-    assert len(lines) == 2 * 3 + 3 and all("not resolved" in line for line in lines[6:])
+    assert (
+        [lines[place] for place in (0, 4, 8)] == ["A", "B", lines[8]]
+        and lines[8].startswith("B − A, F1")
+        and len(lines) == 3 * (1 + 3)
+    )
+    assert all("not resolved" in line for line in lines[9:]) and all(len(line) <= 80 for line in lines)
+    assert "finds –" in lines[11], "no answer differs on the second set: what could be found there is not known"
     assert table(["a"], [["x|y"]]).splitlines()[2] == "| x\\|y |"
     assert "### Workflows by set" in text and "| two | `B` | QDS 100% |" in text
     assert "| `A` | 1 | 1 | 20.0% | 1.000 | 1.000 | 1.000 | – |" in text

@@ -72,3 +72,11 @@ def test_labels_that_would_share_a_file_name_are_refused(tmp_path: Path) -> None
     one, two = start_adapter(tmp_path / "a" / "b", 5), start_adapter(tmp_path / "a-b", 5)
     with pytest.raises(ConfigError, match="would share the file name"):
         read_systems([f"jade@{one}", f"jade@{two}"], Options())
+
+
+def test_one_system_under_two_names_is_refused(tmp_path: Path) -> None:
+    mine = start_adapter(tmp_path / "mine", 5)
+    for twins in (["R,AG", "R,AG@shipped"], [f"jade@{mine}", f"jade@planner={mine};*={mine}"]):
+        with pytest.raises(ConfigError, match="are the same under two names"):
+            read_systems(twins, Options())
+    assert len(read_systems([f"jade@{mine}", f"jade@planner={mine};*=none", f"R,AG@{mine}"], Options())) == 3

@@ -49,6 +49,13 @@ def test_the_values_of_the_adapter_that_ships_load() -> None:
     assert config.max_turns is None and config.adapter == "adapters/warm"
 
 
+def test_a_lone_value_is_a_list_of_one_where_a_list_is_wanted(tmp_path: Path) -> None:
+    config, _ = read_config(PPOConfig, ["--datasets", "nq"], PROGRAM)
+    assert config.datasets == ["nq"]
+    (tmp_path / "own.yaml").write_text("datasets: musique\n")
+    assert read_config(PPOConfig, ["--config", str(tmp_path / "own.yaml")], PROGRAM)[0].datasets == ["musique"]
+
+
 def test_every_option_is_documented() -> None:
     lines = describe(PPOConfig).splitlines()
     starts = [place for place, line in enumerate(lines) if line.startswith("  ") and " = " in line and line[2] != " "]

@@ -99,7 +99,7 @@ def test_a_wrong_embedder_is_told_before_any_model_is_loaded(tmp_path: Path, mon
         raise AssertionError("a model was made or loaded")
 
     for module, loaders in ((trained, ["load_model"]), (backbones, ["load_base", "load_other", "make_random"])):
-        monkeypatch.setattr(module, "check", lambda config: ([], []))
+        monkeypatch.setattr(module, "check", lambda config, models=True: ([], []))
         monkeypatch.setattr(module, "open_retrievers", refuse)
         for name in loaders:
             monkeypatch.setattr(module, name, never)
