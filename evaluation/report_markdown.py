@@ -54,7 +54,7 @@ def summary(report: Mapping[str, Any]) -> str:
         for name in names:
             row = found[system, name]
             f1, least = change(row["difference"], row["low"], row["high"]), detectable(row["detectable"])
-            sure = f"p {_p(row['p_corrected'])}: {_VERDICT[row['sign']]}"
+            sure = f"p {p_value(row['p_corrected'])}: {_VERDICT[row['sign']]}"
             lines.append(f"  {name:>{wide}}  {f1}, finds {least}, {sure}")
     return "\n".join(lines)
 
@@ -82,6 +82,13 @@ def change(difference: float, low: float, high: float, digits: int = 3) -> str:
 def detectable(effect: float, digits: int = 3) -> str:
     """Return the smallest effect that a sample finds; "–" where nothing varied, so that nothing can be said of it."""
     return f"{effect:.{digits}f}" if 1e-12 < effect < inf else "–"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value, "–" for none; never "0.0000", which no p is."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
 
 
 def _conditions(report: Mapping[str, Any]) -> str:
@@ -147,7 +154,12 @@ def _comparisons(report: Mapping[str, Any]) -> str:
         digits = _UNITS.get(row["metric"], 3)
         span = change(row["difference"], row["low"], row["high"], digits)
         means = [f"`{row['system']}` {row['mean']:.{digits}f}", f"{row['baseline']:.{digits}f}"]
-        sure = [_p(row["p"]), _p(row["p_corrected"]), detectable(row["detectable"], digits), _VERDICT[row["sign"]]]
+        sure = [
+            p_value(row["p"]),
+            p_value(row["p_corrected"]),
+            detectable(row["detectable"], digits),
+            _VERDICT[row["sign"]],
+        ]
         rows.append([row["set"], row["metric"], *means, span, *sure])
     note = (
         f"Paired by question against `{report['baseline']}`: bootstrap interval, permutation p, Holm's correction "
@@ -156,10 +168,6 @@ def _comparisons(report: Mapping[str, Any]) -> str:
         f"nor where p (Holm) is not below {alpha_of(level):g}."
     )
     return f"## Against the baseline\n\n{note}\n\n{table(head, rows)}"
-
-
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
 
 
 def _groups(report: Mapping[str, Any], key: str, title: str, note: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluation.figures import pareto, whiskers
-from evaluation.report_markdown import change, detectable, table
+from evaluation.report_markdown import change, detectable, p_value, table
 from evaluation.statistics import compare, corrected, interval
 from experiments.arms import Arm, Row, seeded
 from experiments.conduct import Experiment
@@ -101,7 +101,7 @@ def against(rows: Sequence[Row], how: str = "") -> str:
             name,
             change(item.difference, item.low, item.high),
             detectable(item.detectable),
-            f"{item.p_corrected:.3f}",
+            p_value(item.p_corrected),
             item.verdict,
             *costs,
         ]
@@ -128,7 +128,7 @@ def cost_cells(cost: str, pairs: Sequence[tuple[Sequence[Learned], Sequence[Lear
     words = {1: "more", -1: "fewer", 0: "not resolved"}
     for place, item in zip(known, items, strict=True):
         means[place] += (
-            f": {change(item.difference, item.low, item.high, 2)}, p {item.p_corrected:.3f}, {words[item.sign]}"
+            f": {change(item.difference, item.low, item.high, 2)}, p {p_value(item.p_corrected)}, {words[item.sign]}"
         )
     return means
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evaluation.figures import whiskers
-from evaluation.report_markdown import change, detectable, table, with_interval
+from evaluation.report_markdown import change, detectable, p_value, table, with_interval
 from evaluation.statistics import compare_all, interval
 from experiments.arms import Row, by_arm
 from experiments.learning import Learned, learned
@@ -113,7 +113,7 @@ def comparison_table(rows: Sequence[Row], baseline: str, apart: bool | None = No
             change(item.difference, item.low, item.high),
             by_seed(found[name], found[baseline], apart),
             detectable(item.detectable),
-            f"{item.p_corrected:.3f}",
+            p_value(item.p_corrected),
             item.verdict,
         ]
         for name, item in compared.items()

@@ -20,7 +20,7 @@ from evaluation.evaluate import check, gather, publish
 from evaluation.evaluate_config import EvalConfig
 from evaluation.loading import load_model, open_retrievers
 from evaluation.macro import macro_compare, macro_interval
-from evaluation.report_markdown import change, detectable, summary, table, with_interval
+from evaluation.report_markdown import change, detectable, p_value, summary, table, with_interval
 from evaluation.statistics import corrected
 from experiments.arms import Arm, Row
 from training.checkpoint import find_checkpoint, read_state
@@ -202,7 +202,7 @@ def difference_table(what: str, metric: str, pairs: Mapping[str, tuple[Sets, Set
     lines = [
         [name, f"{item.baseline:.3f}", f"{item.mean:.3f}",
          change(item.difference, item.low, item.high),
-         detectable(item.detectable), f"{item.p_corrected:.3f}", item.verdict]
+         detectable(item.detectable), p_value(item.p_corrected), item.verdict]
         for name, item in zip(pairs, items, strict=True)
     ]  # fmt: skip
     head = [what, f"{metric} from", "to", f"Δ{metric} (95 %)", "detectable", "p (Holm)", "verdict"]

@@ -30,7 +30,7 @@ from evaluation.evaluate_config import EvalConfig
 from evaluation.figures import whiskers
 from evaluation.loading import load_base, load_other, open_retrievers
 from evaluation.macro import macro_compare
-from evaluation.report_markdown import change, detectable, table
+from evaluation.report_markdown import change, detectable, p_value, table
 from evaluation.statistics import Comparison, corrected
 from evaluation.systems import UNTUNED, slug_of
 from experiments.arms import Arm, Row
@@ -186,7 +186,7 @@ def show(config: TransferConfig, rows: Sequence[Row]) -> str:
         span = change(item.difference, item.low, item.high)
         lines.append(
             [row["arm"], f"{row['parameters'] / 1e6:,.1f} M", f"{item.baseline:.3f}", f"{item.mean:.3f}", span,
-             detectable(item.detectable), f"{item.p_corrected:.3f}", verdicts[item.sign]]
+             detectable(item.detectable), p_value(item.p_corrected), verdicts[item.sign]]
         )  # fmt: skip
     head = ["executors", "parameters", f"F1, {config.fixed}", "F1, planned", f"planning ({config.level:.0%})",
             "detectable", "p (Holm)", "planning"]  # fmt: skip

@@ -130,11 +130,11 @@ def test_a_controllers_costs_are_paired_by_question_and_corrected_over_the_contr
     rows += [row(results, arm, 0.7, 1.0, after=mine) for arm, mine in zip(controllers(rows), held, strict=True)]
     lines = [line for line in against(rows).splitlines() if line.startswith("| controller at")]
     # 10 questions cost 0.5 more: p = 2/1024, times 3 for the first of three, times 2 for the second
-    assert "| 2.00 against 1.50: +0.50 [+0.50, +0.50], p 0.006, more | 1.00 against 1.00: +0.00 [" in lines[0]
-    assert "1.50 against 1.50: +0.00 [+0.00, +0.00], p 1.000, not resolved |" in lines[1]
-    assert "1.00 against 1.50: -0.50 [-0.50, -0.50], p 0.006, fewer |" in lines[2]
+    assert "| 2.00 against 1.50: +0.50 [+0.50, +0.50], p 0.0059, more | 1.00 against 1.00: +0.00 [" in lines[0]
+    assert "1.50 against 1.50: +0.00 [+0.00, +0.00], p 1.0000, not resolved |" in lines[1]
+    assert "1.00 against 1.50: -0.50 [-0.50, -0.50], p 0.0059, fewer |" in lines[2]
     # F1: 2 of 10 questions differ, p = 0.5 alone and 1 among three
-    assert all("| +0.200 [" in line and "| 1.000 | not resolved |" in line for line in lines)
+    assert all("| +0.200 [" in line and "| 1.0000 | not resolved |" in line for line in lines)
 
 
 def test_at_the_temperature_of_training_a_controller_is_compared_as_well(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_at_the_temperature_of_training_a_controller_is_compared_as_well(tmp_pat
     rows.append(row(results, arm, 0.5, 1.0, after=told(0.6, 1.5)))
     shown = against(rows, "sampled_")
     assert "at τ = 1" in shown and "| +0.200 [+0.200, +0.200] |" in shown
-    assert "1.50 against 2.00: -0.50 [-0.50, -0.50], p 0.002, fewer | 1.00 against 1.00: +0.00" in shown
+    assert "1.50 against 2.00: -0.50 [-0.50, -0.50], p 0.0020, fewer | 1.00 against 1.00: +0.00" in shown
     assert shown in show(rows) and "| +0.000 [" in against(rows)
     unknown = [rows[0], row(results, arm, 0.5, 1.0)]
     assert against(unknown, "sampled_") == "", "rows that were written before know no samples by question"
